@@ -1,0 +1,1 @@
+"""Cost models: ops and a device in, seconds and their spread out."""

@@ -1,0 +1,165 @@
+"""GEMM: tile and wave quantisation over tensor, L2 and memory rooflines (docs/models/kernels.md)."""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from calibration.cost.rates import (
+    Floats,
+    hbm_bytes_per_s,
+    l2_bytes_per_s,
+    main_loop_share,
+    overlapped,
+    peak_flops_per_s,
+    sustained_clock,
+)
+from hardware.types import Device
+from workloads.ops import DTYPE_BYTES, Gemm
+
+SPLITS = (1, 2, 4, 8, 16)
+ALIGNMENT_BYTES = 16  # of one vectorised load; rows of other lengths need narrower ones
+L2_RESIDENT_SHARE = 0.5  # of L2, what one operand may keep while the other streams through
+CHUNK = 8192  # problems at a time, so that the arrays stay in the processor's cache
+
+
+class Choice(NamedTuple):
+    """What a kernel fixes: the output tile of one SM, and over how many SMs it splits k."""
+
+    tile_m: int
+    tile_n: int
+    split: int
+
+
+class Problems(NamedTuple):
+    """Columns of many GEMMs on one device."""
+
+    batch: Floats
+    m: Floats
+    n: Floats
+    k: Floats
+    a_bytes: Floats  # one batch entry
+    b_bytes: Floats
+    c_bytes: Floats
+    element_bytes: Floats
+    flops_per_s: Floats  # in the main loop, of the device
+
+    @classmethod
+    def of(cls, ops: Sequence[Gemm], device: Device) -> Self:
+        """Columns of `ops`; an unsupported dtype raises ValueError."""
+        rate = {dtype: _main_loop_flops_per_s(device, dtype) for dtype in {op.dtype for op in ops}}
+        _check_outputs(ops)
+        batch, m, n, k = np.array([(op.batch, op.m, op.n, op.k) for op in ops], dtype=np.float64).T
+        element_bytes = np.array([DTYPE_BYTES[op.dtype] for op in ops])
+        c_element_bytes = np.array([DTYPE_BYTES[op.out_dtype] * (2 if op.accumulate else 1) for op in ops])
+        aligned = np.where(_aligned(ops), 1.0, device.architecture.misaligned_share)
+        return cls(
+            batch=batch,
+            m=m,
+            n=n,
+            k=k,
+            a_bytes=m * k * element_bytes,
+            b_bytes=n * k * element_bytes,
+            c_bytes=m * n * c_element_bytes,
+            element_bytes=element_bytes,
+            flops_per_s=np.array([rate[op.dtype] for op in ops]) * aligned,
+        )
+
+    def part(self, start: int, stop: int) -> "Problems":
+        """A slice of every column."""
+        return Problems(*(column[start:stop] for column in self))
+
+
+def gemm_s(ops: Sequence[Gemm], device: Device, *, sustained: bool) -> Floats:
+    """Seconds of each GEMM, with the best of the architecture's tiles and splits of k."""
+    if not ops:
+        return np.zeros(0)
+    problems = Problems.of(ops, device)
+    starts = range(0, len(ops), CHUNK)
+    return np.concatenate([_gemm_s(problems.part(i, i + CHUNK), device, sustained=sustained) for i in starts])
+
+
+def _main_loop_flops_per_s(device: Device, dtype: str) -> float:
+    return peak_flops_per_s(device, dtype) * main_loop_share(device, dtype)
+
+
+def _check_outputs(ops: Sequence[Gemm]) -> None:
+    unknown = sorted({op.out_dtype for op in ops} - set(DTYPE_BYTES))
+    if unknown:
+        raise ValueError(f"no output dtype {unknown[0]!r}; known: {', '.join(sorted(DTYPE_BYTES))}")
+
+
+def _aligned(ops: Sequence[Gemm]) -> Sequence[bool]:
+    return [
+        (op.m if op.layout == "nt" else op.k) * DTYPE_BYTES[op.dtype] // 1 % ALIGNMENT_BYTES == 0
+        and op.n * DTYPE_BYTES[op.dtype] // 1 % ALIGNMENT_BYTES == 0
+        for op in ops
+    ]
+
+
+def _gemm_s(problems: Problems, device: Device, *, sustained: bool) -> Floats:
+    """At the clock of a long run; or on the way there, as far as a benchmark of a few repetitions gets."""
+    slow_s = _best_s(problems, device, 1 / sustained_clock(device))
+    if sustained:
+        return slow_s
+    fast_s = _best_s(problems, device, 1.0)
+    throttled_share = fast_s / (fast_s + device.architecture.throttle_s)
+    return fast_s + throttled_share * (slow_s - fast_s)
+
+
+def _best_s(problems: Problems, device: Device, stretch: float) -> Floats:
+    """Over tiles and splits; the vendor's heuristics choose nearly as well."""
+    best = np.full_like(problems.m, np.inf)
+    for (tile_m, tile_n), split in product(device.architecture.tiles, SPLITS):
+        best = np.minimum(best, _choice_s(problems, device, Choice(tile_m, tile_n, split), stretch))
+    return best
+
+
+def _choice_s(p: Problems, device: Device, choice: Choice, stretch: float) -> Floats:
+    """Seconds with one tile and split, the tensor cores `stretch` times slower than at full clock."""
+    architecture = device.architecture
+    tiles = p.batch * np.ceil(p.m / choice.tile_m) * np.ceil(p.n / choice.tile_n)
+    waves = _waves(tiles * choice.split / device.sm_count, architecture.tail_share)
+    main_s = waves * _tile_s(p, device, choice, stretch)
+    memory_s = _memory_bytes(p, device, choice, tiles) / hbm_bytes_per_s(device)
+    seconds: Floats = architecture.kernel_s + overlapped(main_s, memory_s)
+    if choice.split > 1:
+        partial_bytes = 2 * 4.0 * choice.split * p.batch * p.m * p.n  # fp32 sums, written and read in L2
+        seconds += architecture.split_s + partial_bytes / (l2_bytes_per_s(device) * device.sm_count)
+    return seconds
+
+
+def _waves(filled: Floats, tail_share: float) -> Floats:
+    """Rounds of tiles over the SMs: never below one, and of a partly filled last one only the share lost."""
+    waves: Floats = np.maximum(filled + tail_share * (np.ceil(filled) - filled), 1.0)
+    return waves
+
+
+def _tile_s(p: Problems, device: Device, choice: Choice, stretch: float) -> Floats:
+    """One output tile on one SM: multiply while loading operands from L2, between prologue and epilogue."""
+    tile_m, tile_n, split = choice
+    k = np.ceil(p.k / split)
+    tensor_s = 2.0 * tile_m * tile_n * k * device.sm_count / p.flops_per_s * stretch
+    loaded_bytes = (np.minimum(tile_m, p.m) + np.minimum(tile_n, p.n)) * k * p.element_bytes
+    tile_s: Floats = device.architecture.cta_s + overlapped(tensor_s, loaded_bytes / l2_bytes_per_s(device))
+    return tile_s
+
+
+def _memory_bytes(p: Problems, device: Device, choice: Choice, tiles: Floats) -> Floats:
+    """Over HBM: tiles that run together form about a square and share operands through L2.
+
+    An operand is read again for each further square beside the first, unless it stays in L2.
+    """
+    together = np.minimum(tiles, device.sm_count)
+    side = np.sqrt(together * choice.tile_m * choice.tile_n)
+    a_again = np.maximum(p.n / side - 1, 0.0) * _evicted_share(p.a_bytes, device)
+    b_again = np.maximum(p.m / side - 1, 0.0) * _evicted_share(p.b_bytes, device)
+    memory_bytes: Floats = p.batch * (p.a_bytes * (1 + a_again) + p.b_bytes * (1 + b_again) + p.c_bytes)
+    return memory_bytes
+
+
+def _evicted_share(operand_bytes: Floats, device: Device) -> Floats:
+    resident_bytes = L2_RESIDENT_SHARE * device.l2_bytes
+    share: Floats = np.maximum(1 - resident_bytes / operand_bytes, 0.0)
+    return share

@@ -1,0 +1,92 @@
+"""Plays a block of kernels once: how long it takes, and what the time is made of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sim.engine import Timeline, play
+from workloads.graph import COMPUTE, Block, Task, Work
+from workloads.ops import Op
+from workloads.stack import Host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockTime:
+    """A block that was played.
+
+    The parts of `seconds`: kernels by themselves (`compute_s`), what overlapping communication slows them
+    down (`interference_s`), communication that nothing hides (`exposed_s`, by stream), and waiting for the
+    host to launch (`launch_s`).
+    """
+
+    block: Block
+    seconds: float
+    compute_s: float
+    interference_s: float
+    exposed_s: Mapping[str, float]
+    launch_s: float
+    timeline: Timeline
+
+
+def play_block(
+    block: Block, prices: Mapping[Op, float], host: Host, execution: str, compute_rate: float
+) -> BlockTime:
+    """Play `block` on the streams of one rank."""
+    tasks = block_tasks(block)
+    work = block.work
+    seconds = [prices[item.op] for item in work]
+    launch = host.launch_s[execution]
+    if host.blocking:
+        seconds = [second + launch + host.synchronise_s for second in seconds]
+    beside = {item.stream for item in work} - {COMPUTE}
+    timeline = play(tasks, seconds, beside=beside, compute_rate=compute_rate)
+    compute = sum(second for item, second in zip(work, seconds, strict=True) if item.stream == COMPUTE)
+    exposed, busy = _exposed(work, timeline)
+    hosted = 0.0 if host.blocking else max(len(work) * launch - timeline.seconds, 0.0)
+    blocked = len(work) * (launch + host.synchronise_s) if host.blocking else 0.0
+    return BlockTime(
+        block=block,
+        seconds=timeline.seconds + hosted,
+        compute_s=compute - blocked,
+        interference_s=busy - compute,
+        exposed_s=exposed,
+        launch_s=hosted + blocked,
+        timeline=timeline,
+    )
+
+
+def block_tasks(block: Block) -> list[Task]:
+    """The dependencies of a block: see `Work` for who waits for whom."""
+    tasks: list[Task] = []
+    piece_before: tuple[int, ...] = ()
+    for piece in block.pieces:
+        first, named, front = len(tasks), dict[str, int](), piece_before
+        for item in piece:
+            after = (*front, named[item.waits]) if item.waits else front
+            named[item.name] = len(tasks)
+            if not item.asynchronous:
+                front = (len(tasks),)
+            tasks.append(Task(0, 0, item.stream, after))
+        piece_before = tuple(range(first, len(tasks))) or piece_before
+    return tasks
+
+
+def _exposed(work: tuple[Work, ...], timeline: Timeline) -> tuple[dict[str, float], float]:
+    """Communication that runs while nothing computes, by stream; and how long something computes."""
+    spans = sorted(zip(timeline.start_s.tolist(), timeline.end_s.tolist(), work, strict=True), key=lambda s: s[:2])
+    busy = [(start, end) for start, end, item in spans if item.stream == COMPUTE]
+    exposed: dict[str, float] = {}
+    covered = 0.0
+    place = 0
+    for start, end, item in spans:
+        if item.stream == COMPUTE:
+            continue
+        at = max(start, covered)
+        while at < end:
+            while place < len(busy) and busy[place][1] <= at:
+                place += 1
+            until = min(busy[place][0], end) if place < len(busy) else end
+            if until > at:
+                exposed[item.stream] = exposed.get(item.stream, 0.0) + until - at
+            at = max(until, busy[place][1]) if place < len(busy) and until < end else end
+        covered = max(covered, end)
+    return exposed, sum(end - start for start, end in busy)

@@ -1,0 +1,115 @@
+"""What a step's time is made of. The parts of every rank add up to the step; the figures are means over ranks."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.blocks import BlockTime
+from sim.engine import Timeline
+from workloads.graph import COMPUTE, Message, Program, Segment
+
+# In the order in which reports show them.
+PARTS = (
+    "forward",
+    "recompute",
+    "backward",
+    "optimizer",
+    "interference",
+    "launch",
+    "exposed tp",
+    "exposed cp",
+    "exposed pp",
+    "exposed dp",
+    "bubble",
+    "host",
+)
+
+
+def segment_parts(segment: Segment, times: Mapping[int, BlockTime]) -> dict[str, float]:
+    """Seconds of a segment by part, undisturbed."""
+    parts: dict[str, float] = {}
+    for block, count in segment.blocks:
+        time = times[id(block)]
+        _add(parts, block.phase, count * time.compute_s)
+        _add(parts, "interference", count * time.interference_s)
+        _add(parts, "launch", count * time.launch_s)
+        for stream, seconds in time.exposed_s.items():
+            _add(parts, f"exposed {stream}", count * seconds)
+    return parts
+
+
+def breakdown(
+    program: Program,
+    times: Mapping[int, BlockTime],
+    timeline: Timeline,
+    op_seconds: Sequence[float],
+    host_s: float,
+) -> dict[str, float]:
+    """Part -> seconds, a mean over ranks. Parts that are zero are left out.
+
+    Args:
+        op_seconds: of each op of the program, undisturbed.
+        host_s: what the host adds at the end of a step.
+    """
+    total: dict[str, float] = {}
+    op_parts = [_op_parts(op, times, second) for op, second in zip(program.ops, op_seconds, strict=True)]
+    op_of = np.array([task.op for task in program.tasks])
+    rank_of = np.array([task.rank for task in program.tasks])
+    on_compute = np.array([task.stream == COMPUTE for task in program.tasks])
+    for op, count in enumerate(np.bincount(op_of[on_compute], minlength=len(program.ops)).tolist()):
+        for part, second in op_parts[op].items():
+            _add(total, part, count * second)
+    for rank in range(program.ranks):
+        mine = rank_of == rank
+        idle, hidden = _idle(timeline, mine & on_compute, mine & ~on_compute)
+        _add(total, "exposed dp", hidden)
+        _add(total, "bubble", idle - hidden)
+    stretch = timeline.end_s - timeline.start_s - np.asarray(op_seconds)[op_of]
+    _add(total, "interference", float(stretch[on_compute].sum()))
+    _add(total, "host", host_s * program.ranks)
+    return {part: total[part] / program.ranks for part in PARTS if total.get(part, 0.0) > 1e-12}
+
+
+def _op_parts(op: Segment | Message, times: Mapping[int, BlockTime], seconds: float) -> dict[str, float]:
+    """Of an op on the compute stream; a message there blocks computation, so all of it is exposed."""
+    return segment_parts(op, times) if isinstance(op, Segment) else {f"exposed {op.dimension}": seconds}
+
+
+def _idle(
+    timeline: Timeline, compute: NDArray[np.bool_], messages: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """Seconds in which a rank computes nothing, and those of them in which it communicates."""
+    edges = np.concatenate([[0.0], timeline.end_s[compute]])
+    starts = np.concatenate([timeline.start_s[compute], [timeline.seconds]])
+    gaps = (starts - edges) > 0.0
+    begin, end = edges[gaps], starts[gaps]
+    hidden = _overlap(begin, end, timeline.start_s[messages], timeline.end_s[messages])
+    return float((end - begin).sum()), hidden
+
+
+def _overlap(
+    begin: NDArray[np.float64], end: NDArray[np.float64], start: NDArray[np.float64], stop: NDArray[np.float64]
+) -> float:
+    """Length of the intersection of disjoint sorted gaps with the union of intervals."""
+    if not len(begin) or not len(start):
+        return 0.0
+    order = np.argsort(start, kind="stable")
+    start, stop = start[order], np.maximum.accumulate(stop[order])
+    start = np.maximum(start, np.concatenate([[-np.inf], stop[:-1]]))
+    return _covered(end, start, stop) - _covered(begin, start, stop)
+
+
+def _covered(at: NDArray[np.float64], start: NDArray[np.float64], stop: NDArray[np.float64]) -> float:
+    """Sum over points of how much of disjoint sorted intervals lies before each."""
+    lengths = np.maximum(stop - start, 0.0)
+    whole = np.concatenate([[0.0], np.cumsum(lengths)])
+    place = np.searchsorted(stop, at, side="right")
+    partial = np.zeros(len(at))
+    inside = place < len(start)
+    partial[inside] = np.maximum(at[inside] - start[place[inside]], 0.0)
+    return float((whole[place] + partial).sum())
+
+
+def _add(parts: dict[str, float], part: str, seconds: float) -> None:
+    parts[part] = parts.get(part, 0.0) + seconds

@@ -1,0 +1,32 @@
+"""Prices every different op of a program in one call: computation by a cost model, messages by the network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from calibration.cost.model import CostModel
+from hardware.types import Cluster
+from sim import collectives
+from workloads.ops import Collective, Op, Transfer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """Seconds of an op, and the standard deviation of log(measured / predicted)."""
+
+    seconds: float
+    spread: float
+
+
+def price(ops: Sequence[Op], cluster: Cluster, cost_model: CostModel) -> dict[Op, Price]:
+    """What each op costs on `cluster`."""
+    messages = [op for op in ops if isinstance(op, Collective | Transfer)]
+    computation = [op for op in ops if not isinstance(op, Collective | Transfer)]
+    seconds, spread = collectives.seconds(messages, cluster)
+    prices = dict(zip(messages, _prices(seconds, spread), strict=True))
+    computed = cost_model.price(computation, cluster.device)
+    return prices | dict(zip(computation, _prices(*computed), strict=True))
+
+
+def _prices(seconds: Sequence[float], spread: Sequence[float]) -> list[Price]:
+    pairs = zip(seconds, spread, strict=True)
+    return [Price(seconds=float(second), spread=float(deviation)) for second, deviation in pairs]

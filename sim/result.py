@@ -1,0 +1,167 @@
+"""What a simulated step says: its time, efficiency, breakdown, critical path and memory.
+
+Only the raw truth is stored (program, prices, timeline); everything else is computed from it when asked.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from sim.blocks import BlockTime
+from sim.breakdown import breakdown
+from sim.engine import Timeline
+from sim.job import Job
+from sim.memory import Memory
+from sim.price import Price
+from workloads.graph import COMPUTE, Message, Program, Segment, streams
+from workloads.model import step_model_flops
+from workloads.ops import Op
+
+# Width of the 90 % interval of a normal distribution, in standard deviations to each side.
+NINETY_PERCENT = 1.645
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One simulated step. Seconds, bytes and FLOPs are SI; ratios are 0..1."""
+
+    job: Job
+    program: Program
+    prices: Mapping[Op, Price]
+    times: Mapping[int, BlockTime]
+    op_seconds: Sequence[float]
+    timeline: Timeline
+    memory: Memory
+
+    @cached_property
+    def step_s(self) -> float:
+        """From the start of one step to the start of the next."""
+        return self.timeline.seconds + self.job.stack.host.step_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of the whole cluster."""
+        return self.job.training.tokens / self.step_s
+
+    @property
+    def tokens_per_s_per_gpu(self) -> float:
+        """Of one GPU."""
+        return self.tokens_per_s / self.job.gpus
+
+    @property
+    def model_flops(self) -> float:
+        """Forward and backward FLOPs of the model in one step over all GPUs, without recomputation."""
+        training = self.job.training
+        return step_model_flops(self.job.model, training.seq_len, training.global_batch)
+
+    @property
+    def peak_flops_per_s(self) -> float:
+        """Dense data-sheet rate of all GPUs in the data type of the GEMMs."""
+        device = self.job.cluster.device
+        dtype = self.job.shard().precision.gemm
+        rates = {**device.vector_flops_per_s, **device.tensor_flops_per_s}
+        return self.job.gpus * rates[dtype]
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs utilisation: model FLOPs over what the GPUs could do in the step."""
+        return self.model_flops / (self.step_s * self.peak_flops_per_s)
+
+    @property
+    def hfu(self) -> float:
+        """Hardware FLOPs utilisation: as MFU, with the forward FLOPs that are run again counted."""
+        again = self._phase_flops("recompute")
+        once = self._phase_flops("forward") + self._phase_flops("backward")
+        return self.mfu * (1.0 + again / once)
+
+    @cached_property
+    def breakdown(self) -> dict[str, float]:
+        """Part -> seconds, a mean over ranks; they add up to `step_s`."""
+        host_s = self.job.stack.host.step_s
+        return breakdown(self.program, self.times, self.timeline, self.op_seconds, host_s)
+
+    @property
+    def bubble(self) -> float:
+        """Share of the step in which a rank waits for other stages."""
+        return self.breakdown.get("bubble", 0.0) / self.step_s
+
+    @property
+    def exposed_s(self) -> dict[str, float]:
+        """Communication that no computation hides, by dimension of parallelism."""
+        parts = self.breakdown.items()
+        return {part.removeprefix("exposed "): s for part, s in parts if part.startswith("exposed ")}
+
+    @property
+    def critical_path(self) -> dict[str, float]:
+        """What the step would be shorter by, task by task: op -> seconds on the longest chain of tasks."""
+        path: dict[str, float] = {}
+        for index in self._chain():
+            task = self.program.tasks[index]
+            name = self._name(task.op)
+            path[name] = path.get(name, 0.0) + float(self.timeline.end_s[index] - self.timeline.start_s[index])
+        return dict(sorted(path.items(), key=lambda item: -item[1]))
+
+    @cached_property
+    def spread(self) -> float:
+        """Standard deviation of log(measured / predicted) of the step.
+
+        Errors of one kind of work go together (a GEMM model that is slow is slow everywhere), those of
+        different kinds do not.
+        """
+        kinds: dict[str, float] = {}
+        for op, seconds in self._work_seconds().items():
+            kind = type(op).__name__
+            kinds[kind] = kinds.get(kind, 0.0) + seconds * self.prices[op].spread
+        return math.hypot(*kinds.values()) / self.step_s
+
+    @property
+    def interval_s(self) -> tuple[float, float]:
+        """In which the measured step lies nine times out of ten, as far as the prices of its ops go."""
+        factor = math.exp(NINETY_PERCENT * self.spread)
+        return self.step_s / factor, self.step_s * factor
+
+    def _chain(self) -> list[int]:
+        """Tasks of the critical path, last first: each started when the next one in the list ended."""
+        end, start = self.timeline.end_s, self.timeline.start_s
+        before: dict[int, int] = {}
+        for queue in streams(self.program.tasks).values():
+            before.update(zip(queue[1:], queue, strict=False))
+        index = int(np.argmax(end))
+        chain = [index]
+        while start[index] > 0.0:
+            waited = [*self.program.tasks[index].after, *([before[index]] if index in before else [])]
+            index = max(waited, key=lambda earlier: (float(end[earlier]), earlier))
+            chain.append(index)
+        return chain
+
+    def _name(self, op: int) -> str:
+        found = self.program.ops[op]
+        return f"{found.dimension} {found.name}" if isinstance(found, Message) else found.name
+
+    def _counts(self) -> list[int]:
+        return np.bincount([task.op for task in self.program.tasks], minlength=len(self.program.ops)).tolist()
+
+    def _phase_flops(self, phase: str) -> float:
+        """FLOPs of the GEMMs and attention of a phase, over the program."""
+        return sum(
+            runs * count * sum(work.op.flops for work in block.work if work.stream == COMPUTE)
+            for op, runs in zip(self.program.ops, self._counts(), strict=True)
+            if isinstance(op, Segment)
+            for block, count in op.blocks
+            if block.phase == phase
+        )
+
+    def _work_seconds(self) -> dict[Op, float]:
+        """Op -> seconds that a rank spends on it in a step, a mean over ranks; hidden work included."""
+        total: dict[Op, float] = {}
+        for op, runs in zip(self.program.ops, self._counts(), strict=True):
+            if isinstance(op, Message):
+                total[op.op] = total.get(op.op, 0.0) + runs * self.prices[op.op].seconds
+                continue
+            for block, count in op.blocks:
+                for work in block.work:
+                    total[work.op] = total.get(work.op, 0.0) + runs * count * self.prices[work.op].seconds
+        return {op: seconds / self.program.ranks for op, seconds in total.items()}

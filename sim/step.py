@@ -1,0 +1,59 @@
+"""One training step, from a job to a result: build, price, play."""
+
+from collections.abc import Mapping
+
+from calibration.cost.model import CostModel
+from calibration.cost.physics import Physics
+from sim.blocks import BlockTime, play_block
+from sim.engine import play
+from sim.job import Job
+from sim.memory import peak_memory
+from sim.price import Price, price
+from sim.result import Result
+from workloads.build import build
+from workloads.graph import Message, Program, Segment, blocks, leaf_ops
+from workloads.ops import Op
+from workloads.parallelism import data
+
+
+def simulate(job: Job, cost_model: CostModel | None = None) -> Result:
+    """Simulate one step of `job`; raises WorkloadError if it is inconsistent."""
+    shard = job.shard()
+    program = build(shard)
+    prices = price(leaf_ops(program), job.cluster, cost_model or Physics(sustained=True))
+    times = block_times(job, program, prices)
+    op_seconds = [_seconds(op, times, prices) for op in program.ops]
+    timeline = play(
+        program.tasks,
+        [op_seconds[task.op] for task in program.tasks],
+        beside=(data.STREAM,),
+        compute_rate=compute_rate(job),
+    )
+    return Result(
+        job=job,
+        program=program,
+        prices=prices,
+        times=times,
+        op_seconds=op_seconds,
+        timeline=timeline,
+        memory=peak_memory(shard, job.cluster.device.memory_bytes),
+    )
+
+
+def block_times(job: Job, program: Program, prices: Mapping[Op, Price]) -> dict[int, BlockTime]:
+    """Every block of the program played once, by the block's identity."""
+    seconds = {op: paid.seconds for op, paid in prices.items()}
+    execution = job.execution or job.stack.execution
+    rate = compute_rate(job)
+    return {id(block): play_block(block, seconds, job.stack.host, execution, rate) for block in blocks(program)}
+
+
+def compute_rate(job: Job) -> float:
+    """Progress of computation beside a collective, which holds some SMs for itself."""
+    return 1.0 - min(job.stack.data.channels / job.cluster.device.sm_count, 0.5)
+
+
+def _seconds(op: Segment | Message, times: Mapping[int, BlockTime], prices: Mapping[Op, Price]) -> float:
+    if isinstance(op, Message):
+        return prices[op.op].seconds
+    return sum(count * times[id(block)].seconds for block, count in op.blocks)

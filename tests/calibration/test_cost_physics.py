@@ -1,0 +1,184 @@
+"""What holds for every device of the catalogue, then a few figures that others measured."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from calibration.cost.physics import Physics
+from hardware import catalog
+from hardware.types import Device
+from workloads.ops import Attention, ComputeOp, Gemm, Pointwise, traffic_table
+
+TRAINING, BURST = Physics(), Physics(sustained=False)
+# Tiles, waves and splits of k: a slightly larger problem may fall on a better choice.
+QUANTISATION = 1.35
+
+
+@pytest.fixture(params=catalog.devices())
+def device(request: pytest.FixtureRequest) -> Device:
+    return catalog.device(request.param)
+
+
+def price_s(op: ComputeOp, device: Device, model: Physics = TRAINING) -> float:
+    return float(model.price([op], device).seconds[0])
+
+
+def dtype_of(device: Device) -> str:
+    return "fp16" if "fp16" in device.tensor_flops_per_s else "fp32"
+
+
+def gemms(device: Device) -> list[Gemm]:
+    sizes = (1, 8, 77, 128, 1000, 4096, 9000)
+    dtype = dtype_of(device)
+    return [Gemm(m=m, n=n, k=k, dtype=dtype, out_dtype=dtype) for m in sizes for n in sizes for k in sizes]
+
+
+def attention(**changes: object) -> Attention:
+    shape = {"batch": 2, "seq_q": 2048, "seq_kv": 2048, "heads": 32, "kv_heads": 8, "head_dim": 128}
+    return Attention(**{**shape, "dtype": "fp16", **changes})  # type: ignore[arg-type]
+
+
+def peak(device: Device) -> float:
+    return device.tensor_flops_per_s.get(dtype_of(device), device.vector_flops_per_s["fp32"])
+
+
+@pytest.mark.parametrize("model", [TRAINING, BURST])
+def test_no_gemm_beats_its_roofline(device: Device, model: Physics) -> None:
+    ops = gemms(device)
+    bound_s = [max(op.flops / peak(device), op.bytes / device.memory_bytes_per_s) for op in ops]
+    assert (model.price(ops, device).seconds > bound_s).all()
+
+
+@pytest.mark.parametrize("side", ["m", "n", "k"])
+def test_a_gemm_of_twice_the_size_takes_longer_within_quantisation(device: Device, side: str) -> None:
+    ops = gemms(device)
+    doubled = [replace(op, **{side: 2 * getattr(op, side)}) for op in ops]
+    small_s, large_s = TRAINING.price(ops, device).seconds, TRAINING.price(doubled, device).seconds
+    aligned = np.array([op.n % 8 == 0 and op.k % 8 == 0 for op in ops])
+    assert (large_s >= small_s / QUANTISATION)[aligned].all()
+
+
+def test_twice_the_batch_is_no_faster(device: Device) -> None:
+    ops = gemms(device)
+    twice_s = TRAINING.price([replace(op, batch=2) for op in ops], device).seconds
+    assert (twice_s >= TRAINING.price(ops, device).seconds * (1 - 1e-9)).all()
+
+
+def test_a_bulk_price_is_the_price_of_each(device: Device) -> None:
+    ops: list[ComputeOp] = [*gemms(device)[::17], Pointwise(op="gelu", rows=4096, cols=4096, dtype="fp16")]
+    if "fp16" in device.tensor_flops_per_s:
+        ops.insert(3, attention())
+    bulk = TRAINING.price(ops, device)
+    assert bulk.seconds.tolist() == [price_s(op, device) for op in ops]
+    assert (bulk.spread > 0).all()
+
+
+def test_prices_are_the_same_each_time(device: Device) -> None:
+    ops = gemms(device)
+    assert TRAINING.price(ops, device).seconds.tolist() == TRAINING.price(ops, device).seconds.tolist()
+
+
+def test_nothing_to_price_is_fine(device: Device) -> None:
+    assert TRAINING.price([], device).seconds.size == 0
+
+
+def test_a_long_run_is_no_faster_than_a_burst(device: Device) -> None:
+    ops = gemms(device)
+    assert (TRAINING.price(ops, device).seconds >= BURST.price(ops, device).seconds).all()
+
+
+def test_an_unknown_dtype_names_the_dtypes_of_the_device(device: Device) -> None:
+    with pytest.raises(ValueError, match=rf"{device.name}: no dtype 'int3'; known: .*fp"):
+        TRAINING.price([Gemm(m=8, n=8, k=8, dtype="int3")], device)
+
+
+def test_an_unknown_attention_kernel_names_those_known() -> None:
+    with pytest.raises(ValueError, match=r"no attention kernel 'flush'; known: .*flash"):
+        TRAINING.price([attention(kernel="flush")], catalog.device("h100-sxm"))
+
+
+def test_misaligned_rows_cost_time() -> None:
+    aligned = Gemm(m=4096, n=4096, k=4096, dtype="bf16")
+    h100 = catalog.device("h100-sxm")
+    assert price_s(replace(aligned, k=4095), h100) > 1.3 * price_s(aligned, h100)
+
+
+def test_less_power_costs_time_for_large_gemms_only() -> None:
+    full = catalog.device("h100-sxm")
+    capped = replace(full, power_limit_w=500.0)
+    large = Gemm(m=8192, n=8192, k=8192, dtype="bf16")
+    small = Gemm(m=1, n=8192, k=8192, dtype="bf16")
+    assert price_s(large, capped) > 1.1 * price_s(large, full)
+    assert price_s(small, capped) < 1.05 * price_s(small, full)
+
+
+def test_an_accumulated_fp32_output_costs_its_bytes() -> None:
+    a100 = catalog.device("a100-sxm-80g")
+    plain = Gemm(m=16384, n=16384, k=64, dtype="bf16")
+    accumulated = replace(plain, out_dtype="fp32", accumulate=True)
+    assert price_s(accumulated, a100) > 2 * price_s(plain, a100)
+
+
+def test_no_attention_beats_the_tensor_peak(device: Device) -> None:
+    if "fp16" not in device.tensor_flops_per_s:
+        pytest.skip("no tensor cores")
+    for kernel in device.architecture.attention_share:
+        for direction in ("fwd", "bwd"):
+            op = attention(kernel=kernel, direction=direction, seq_q=16384, seq_kv=16384)
+            assert price_s(op, device) > op.flops / peak(device)
+
+
+def test_a_causal_mask_saves_nearly_half_of_a_long_sequence() -> None:
+    h100 = catalog.device("h100-sxm")
+    full_s = price_s(attention(seq_q=32768, seq_kv=32768, causal=False), h100)
+    causal_s = price_s(attention(seq_q=32768, seq_kv=32768), h100)
+    assert 0.5 < causal_s / full_s < 0.56
+
+
+def test_every_pointwise_kernel_has_a_price(device: Device) -> None:
+    ops = [Pointwise(op=op, rows=4096, cols=8192, dtype="fp16", direction=d) for op, d in traffic_table()]  # type: ignore[arg-type]
+    assert (TRAINING.price(ops, device).seconds > device.architecture.kernel_s).all()
+
+
+def test_a_kernel_larger_than_l2_runs_near_the_memory_bandwidth(device: Device) -> None:
+    op = Pointwise(op="copy", rows=65536, cols=16384, dtype="fp16")
+    reached = op.bytes / price_s(op, device) / device.memory_bytes_per_s
+    assert 0.7 < reached < 1
+
+
+def test_a_kernel_within_l2_beats_the_memory_bandwidth() -> None:
+    h100 = catalog.device("h100-sxm")
+    op = Pointwise(op="copy", rows=1024, cols=4096, dtype="bf16")
+    traffic_s = price_s(op, h100) - h100.architecture.kernel_s
+    assert traffic_s < op.bytes / h100.memory_bytes_per_s
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "measured_s"),
+    [
+        ("a100-sxm-80g", (16384, 8192, 16384), 17.55e-3),
+        ("a100-sxm-80g", (16384, 7168, 6144), 5.72e-3),
+        ("h100-sxm", (16384, 8192, 16384), 6.06e-3),
+        ("h100-sxm", (32768, 8192, 12288), 9.00e-3),
+        ("b200-sxm", (8192, 16384, 7168), 1.29e-3),
+        ("b200-sxm", (3840, 16384, 16384), 1.30e-3),
+    ],
+)
+def test_large_gemms_agree_with_aiconfigurator(
+    name: str, shape: tuple[int, int, int], measured_s: float
+) -> None:
+    m, n, k = shape
+    predicted_s = price_s(Gemm(m=m, n=n, k=k, dtype="bf16"), catalog.device(name), BURST)
+    assert predicted_s == pytest.approx(measured_s, rel=0.1)
+
+
+def test_long_attention_agrees_with_aiconfigurator() -> None:
+    op = attention(batch=2, seq_q=16384, seq_kv=16384, heads=64, kv_heads=64)
+    assert price_s(op, catalog.device("a100-sxm-80g")) == pytest.approx(47.3e-3, rel=0.1)
+
+
+def test_a_hundred_thousand_gemms_are_priced_at_once() -> None:
+    ops = [Gemm(m=i % 5000 + 1, n=i % 3000 + 8, k=i % 7000 + 8, dtype="bf16") for i in range(100_000)]
+    prices = TRAINING.price(ops, catalog.device("h100-sxm"))
+    assert np.isfinite(prices.seconds).all()

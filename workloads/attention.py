@@ -1,0 +1,99 @@
+"""The attention core: softmax(Q K^T) V of one rank, fused or as separate kernels."""
+
+from workloads.graph import Work
+from workloads.ops import Attention, Direction, Gemm, Layout
+from workloads.parallelism import context
+from workloads.pieces import Piece, kernel_work
+from workloads.shard import Shard
+
+
+def core(shard: Shard) -> Piece:
+    """The core that the stack or the job names."""
+    return flash(shard) if shard.attention == "flash" else unfused(shard)
+
+
+def flash(shard: Shard) -> Piece:
+    """One kernel; keeps queries, keys, values and a log-sum-exp of each row (Dao et al., arXiv:2205.14135)."""
+    statistics = 4.0 * shard.tokens * shard.heads
+    return Piece(
+        name="attention",
+        kind="core",
+        forward=context.attention(shard, _kernel(shard, "fwd")),
+        backward=context.attention(shard, _kernel(shard, "bwd")),
+        saved_bytes=_qkv_bytes(shard) + statistics,
+        output_bytes=_columns(shard) * shard.tokens * shard.precision.activation_bytes,
+    )
+
+
+def unfused(shard: Shard) -> Piece:
+    """Two batched GEMMs around a softmax whose scores are kept: [batch x heads x seq, seq]."""
+    rows, cols = shard.training.micro_batch * shard.heads * shard.sequence, shard.sequence
+    scores = shard.saved_bytes(shard.kernels.softmax, float(rows) * cols)
+    return Piece(
+        name="attention",
+        kind="core",
+        forward=(
+            _scores(shard, "tn"),
+            *kernel_work(shard, shard.kernels.softmax, rows, cols, "fwd"),
+            _values(shard, "nn"),
+        ),
+        backward=(
+            _scores(shard, "tn"),
+            _values(shard, "nt"),
+            *kernel_work(shard, shard.kernels.softmax[::-1], rows, cols, "bwd"),
+            _values(shard, "nn"),
+            _values(shard, "nt"),
+        ),
+        saved_bytes=_qkv_bytes(shard) + scores,
+        core_bytes=scores,
+        output_bytes=_columns(shard) * shard.tokens * shard.precision.activation_bytes,
+    )
+
+
+def _kernel(shard: Shard, direction: Direction) -> Attention:
+    return Attention(
+        batch=shard.training.micro_batch,
+        seq_q=shard.sequence,
+        seq_kv=shard.sequence,
+        heads=shard.heads,
+        kv_heads=shard.kv_heads,
+        head_dim=shard.model.head_dim,
+        dtype=shard.precision.activation,
+        causal=shard.model.family != "bert",
+        direction=direction,
+        kernel=shard.stack.flash_kernel,
+    )
+
+
+def _scores(shard: Shard, layout: Layout) -> Work:
+    """Q K^T, or the gradient of the probabilities: [seq, seq] from [seq, head_dim]."""
+    return _batched(shard, shard.sequence, shard.model.head_dim, layout)
+
+
+def _values(shard: Shard, layout: Layout) -> Work:
+    """Probabilities times values, or the like: [seq, head_dim] from [seq, seq]."""
+    return _batched(shard, shard.model.head_dim, shard.sequence, layout)
+
+
+def _batched(shard: Shard, n: int, k: int, layout: Layout) -> Work:
+    dtype = shard.precision.activation if shard.precision.quantised else shard.precision.gemm
+    return Work(
+        Gemm(
+            m=shard.sequence,
+            n=n,
+            k=k,
+            batch=shard.training.micro_batch * shard.heads,
+            layout=layout,
+            dtype=dtype,
+            out_dtype=shard.precision.activation,
+        )
+    )
+
+
+def _columns(shard: Shard) -> int:
+    return shard.heads * shard.model.head_dim
+
+
+def _qkv_bytes(shard: Shard) -> float:
+    columns = (shard.heads + 2 * shard.kv_heads) * shard.model.head_dim
+    return shard.tokens * columns * shard.precision.activation_bytes

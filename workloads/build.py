@@ -1,0 +1,75 @@
+"""Model x layout x training x stack -> the program of one step.
+
+The story of a step: every stage runs its micro-batches in the order of the schedule; gradients are summed
+over the replicas, beside the last backward pass or behind it; then the optimizer.
+"""
+
+from collections import deque
+
+from workloads.graph import Program
+from workloads.layout import micro_batches
+from workloads.optimizer import finish
+from workloads.parallelism import pipeline
+from workloads.passes import Passes
+from workloads.schedules import Slot, schedule
+from workloads.shard import Shard
+from workloads.stage import Blocks, stage_chunks
+from workloads.weave import Weave
+
+
+def build(shard: Shard) -> Program:
+    """The tasks of one step, for one rank of each pipeline stage. The shard's layout has been checked."""
+    weave = Weave(shard.layout.pp)
+    blocks = Blocks(shard=shard)
+    stages = [Passes(weave, blocks, stage_chunks(shard, stage)) for stage in range(shard.layout.pp)]
+    _run_schedule(weave, shard, stages)
+    finish(weave, blocks, stages)
+    return weave.program()
+
+
+def _run_schedule(weave: Weave, shard: Shard, stages: list[Passes]) -> None:
+    """Queue every slot of every stage, each when what it waits for is queued."""
+    layout, count = shard.layout, micro_batches(shard.layout, shard.training)
+    plan = schedule(layout.schedule_name)
+    queues = [deque(plan.order(stage, layout.pp, layout.vp, count)) for stage in range(layout.pp)]
+    sender = _Sender(weave, shard)
+    ready = deque(range(layout.pp))
+    while ready:
+        stage = ready.popleft()
+        moved = False
+        while queues[stage] and (after := sender.arrived(stage, queues[stage][0])) is not None:
+            slot = queues[stage].popleft()
+            sender.send(stage, slot, stages[stage].run(slot, after, last=slot.micro_batch == count - 1))
+            moved = True
+        if moved and layout.pp > 1:
+            ready.extend(((stage + 1) % layout.pp, (stage - 1) % layout.pp))
+    assert not any(queues), "the schedule waits for itself"
+
+
+class _Sender:
+    """Carries activations and their gradients from stage to stage."""
+
+    def __init__(self, weave: Weave, shard: Shard) -> None:
+        self.weave = weave
+        self.stages = shard.layout.pp
+        self.last = shard.layout.pp * shard.layout.vp - 1
+        self.stream = pipeline.STREAM if shard.stack.overlap.pipeline else "compute"
+        self.routes = [pipeline.activations(shard, stage) for stage in range(self.stages)]
+        self.inbox: dict[tuple[str, int, int], tuple[int, ...]] = {}
+
+    def arrived(self, stage: int, slot: Slot) -> tuple[int, ...] | None:
+        """What a slot has to wait for; None if that is not queued yet."""
+        number = slot.chunk * self.stages + stage
+        if number == (0 if slot.direction == "F" else self.last):
+            return ()
+        return self.inbox.get((slot.direction, slot.micro_batch, number))
+
+    def send(self, stage: int, slot: Slot, done: tuple[int, ...]) -> None:
+        """Hand on to the next chunk in the direction of the pass."""
+        number = slot.chunk * self.stages + stage
+        target = number + 1 if slot.direction == "F" else number - 1
+        if not 0 <= target <= self.last:
+            return
+        if target % self.stages != stage:
+            done = self.weave.messages(self.routes[stage], stage, done, self.stream, slot.micro_batch)
+        self.inbox[slot.direction, slot.micro_batch, target] = done

@@ -1,0 +1,140 @@
+"""The interface between workloads and simulation: work, blocks of work, and the tasks of a step.
+
+A step of a large run has millions of kernels but only a few different sequences of them. So it is written
+on two levels. A `Block` is a sequence of kernels with the communication inside it, such as the backward
+pass of one layer; it is played once. A `Task` runs blocks, or communicates, on a stream of one rank; a
+`Program` is all tasks of a step, each naming the earlier tasks that it waits for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from workloads.errors import WorkloadError
+from workloads.ops import CommunicationOp, Op
+
+COMPUTE = "compute"
+
+
+class Work(NamedTuple):
+    """One kernel or message of a block.
+
+    It waits for all work before it in the block, apart from asynchronous work, which only `waits` (by
+    name) and the end of its piece wait for.
+
+    Args:
+        phase: what the time is spent on, for the breakdown: forward, recompute, backward, ...
+    """
+
+    op: Op
+    stream: str = COMPUTE
+    name: str = ""
+    asynchronous: bool = False
+    waits: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Block:
+    """Kernels that always run together, as pieces: the work of a piece ends before the next one starts."""
+
+    name: str
+    phase: str
+    pieces: tuple[tuple[Work, ...], ...]
+
+    @property
+    def work(self) -> tuple[Work, ...]:
+        """All work, in order of launch."""
+        return tuple(work for piece in self.pieces for work in piece)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Segment:
+    """What a rank computes without a break: (block, how often), in order."""
+
+    name: str
+    blocks: tuple[tuple[Block, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Message:
+    """Communication between ranks that a task carries out; `dimension` is dp, pp, ..."""
+
+    name: str
+    op: CommunicationOp
+    dimension: str
+
+
+class Task(NamedTuple):
+    """A segment or message on one stream of one rank.
+
+    Streams are queues: a task starts when the task before it on its stream, and all in `after`, have ended.
+
+    Args:
+        op: index into the program's segments and messages.
+        rank: the pipeline stage; all ranks of a stage do the same.
+        after: indices of earlier tasks.
+        micro_batch: -1 where the task belongs to none.
+    """
+
+    op: int
+    rank: int
+    stream: str
+    after: tuple[int, ...]
+    micro_batch: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A whole step: what may be run (`ops`) and the tasks that run it."""
+
+    ops: tuple[Segment | Message, ...]
+    tasks: tuple[Task, ...]
+    ranks: int
+
+
+def leaf_ops(program: Program) -> list[Op]:
+    """The different ops of a program in order of appearance: what has to be priced."""
+    seen: dict[Op, None] = {}
+    for block in blocks(program):
+        seen.update((work.op, None) for work in block.work)
+    seen.update((op.op, None) for op in program.ops if isinstance(op, Message))
+    return list(seen)
+
+
+def blocks(program: Program) -> list[Block]:
+    """The different blocks of a program, in order of appearance."""
+    found: dict[int, Block] = {}
+    for op in program.ops:
+        if isinstance(op, Segment):
+            found.update((id(block), block) for block, _ in op.blocks)
+    return list(found.values())
+
+
+def verify(program: Program) -> None:
+    """Raise WorkloadError if a task waits for itself or a later task, or names an op that is not there."""
+    faults = [
+        fault for index, task in enumerate(program.tasks) for fault in _task_faults(index, task, program)
+    ]
+    if faults:
+        raise WorkloadError("program", faults[:10])
+
+
+def _task_faults(index: int, task: Task, program: Program) -> list[str]:
+    faults = [
+        f"task {index} waits for task {earlier}, which is not an earlier one"
+        for earlier in task.after
+        if not 0 <= earlier < index
+    ]
+    if not 0 <= task.op < len(program.ops):
+        faults.append(f"task {index} runs op {task.op} of {len(program.ops)}")
+    if not 0 <= task.rank < program.ranks:
+        faults.append(f"task {index} runs on rank {task.rank} of {program.ranks}")
+    return faults
+
+
+def streams(tasks: Sequence[Task]) -> dict[tuple[int, str], list[int]]:
+    """(rank, stream) -> its tasks, in order."""
+    queues: dict[tuple[int, str], list[int]] = {}
+    for index, task in enumerate(tasks):
+        queues.setdefault((task.rank, task.stream), []).append(index)
+    return queues

@@ -1,0 +1,192 @@
+"""How a step is split over GPUs, and what one step trains on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from workloads.errors import WorkloadError, unknown
+from workloads.model import Model
+from workloads.precision import PRECISIONS
+from workloads.schedules import schedule, schedules
+
+Zero = Literal[0, 1, 2, 3]
+ContextMode = Literal["ring", "all_gather"]
+RECOMPUTE = ("none", "selective", "selective-op", "selective-op-alternate", "full", "full:N")
+OPTIMIZERS = ("adam", "adamw", "sgd")
+TASKS = ("pretrain", "lora")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Degrees of parallelism. Global ranks count tp first, then cp, dp and pp last, as Megatron-LM does.
+
+    Args:
+        vp: model chunks for each pipeline stage (interleaved schedule).
+        zero: 0 plain data parallel, 1 optimizer states sharded, 2 gradients too, 3 parameters too (FSDP).
+        zero_group: ranks over which ZeRO shards, 0 for all data-parallel ranks; the groups replicate.
+        schedule: a file of workloads/schedules; "auto" is 1F1B, interleaved for vp > 1.
+    """
+
+    dp: int = 1
+    tp: int = 1
+    pp: int = 1
+    vp: int = 1
+    cp: int = 1
+    ep: int = 1
+    zero: int = 0
+    zero_group: int = 0
+    sequence_parallel: bool = False
+    context_mode: ContextMode = "ring"
+    schedule: str = "auto"
+
+    @property
+    def gpus(self) -> int:
+        """Devices that one step uses."""
+        return self.dp * self.tp * self.pp * self.cp
+
+    @property
+    def schedule_name(self) -> str:
+        """With `auto` resolved."""
+        if self.schedule != "auto":
+            return self.schedule
+        return "interleaved" if self.vp > 1 else "one_f_one_b"
+
+    @property
+    def data_ranks(self) -> int:
+        """Ranks that hold the same weights: data and context parallel together."""
+        return self.dp * self.cp
+
+    @property
+    def shards(self) -> int:
+        """Ranks over which ZeRO shards what it shards."""
+        if self.zero == 0:
+            return 1
+        return min(self.zero_group, self.data_ranks) if self.zero_group else self.data_ranks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """What one step trains on. `global_batch` and `micro_batch` count sequences of `seq_len` tokens."""
+
+    seq_len: int
+    global_batch: int
+    micro_batch: int = 1
+    precision: str = "bf16"
+    recompute: str = "none"
+    optimizer: str = "adamw"
+    task: str = "pretrain"
+
+    @property
+    def tokens(self) -> int:
+        """Of a step, over all GPUs."""
+        return self.global_batch * self.seq_len
+
+    @property
+    def recompute_mode(self) -> str:
+        """none, selective, selective-op, selective-op-alternate or full."""
+        return self.recompute.partition(":")[0]
+
+
+def micro_batches(layout: Layout, training: Training) -> int:
+    """Micro-batches that one replica runs in a step."""
+    return training.global_batch // (layout.dp * training.micro_batch)
+
+
+def recomputed_layers(training: Training, layers: int) -> int:
+    """How many of a rank's `layers` are recomputed in full."""
+    mode, _, count = training.recompute.partition(":")
+    if mode != "full":
+        return 0
+    return min(int(count), layers) if count else layers
+
+
+def chunk_layers(model: Model, layout: Layout) -> tuple[int, ...]:
+    """Layers of each model chunk, in model order; chunk c of stage s is number c * pp + s.
+
+    Equal shares where they divide; else the embedding and the head count as a layer each, as Megatron-LM's
+    account_for_embedding_in_pipeline_split does (126 layers on 64 chunks).
+    """
+    chunks = layout.pp * layout.vp
+    if model.layers % chunks == 0:
+        return (model.layers // chunks,) * chunks
+    share = (model.layers + 2) // chunks
+    return (share - 1, *(share,) * (chunks - 2), share - 1)
+
+
+def check(model: Model, layout: Layout, training: Training) -> None:
+    """Raise WorkloadError with every inconsistency of the three."""
+    found = [
+        *_size_faults(layout, training),
+        *_name_faults(layout, training),
+    ]
+    if not found:
+        found = [*_degree_faults(model, layout, training), *_batch_faults(layout, training)]
+    if found:
+        raise WorkloadError("layout", found)
+
+
+def _size_faults(layout: Layout, training: Training) -> Iterator[str]:
+    for key in ("dp", "tp", "pp", "vp", "cp", "ep"):
+        if getattr(layout, key) < 1:
+            yield f"layout.{key} = {getattr(layout, key)}: a degree is 1 or more"
+    for key in ("seq_len", "global_batch", "micro_batch"):
+        if getattr(training, key) < 1:
+            yield f"training.{key} = {getattr(training, key)}: must be 1 or more"
+    if layout.zero not in (0, 1, 2, 3):
+        yield f"layout.zero = {layout.zero}: one of 0, 1, 2, 3"
+    if layout.zero_group < 0:
+        yield f"layout.zero_group = {layout.zero_group}: 0 (all) or the number of ranks to shard over"
+
+
+def _name_faults(layout: Layout, training: Training) -> Iterator[str]:
+    if training.precision not in PRECISIONS:
+        yield "training.precision: " + unknown("precision", training.precision, tuple(PRECISIONS))
+    mode, colon, count = training.recompute.partition(":")
+    counted = not colon or (mode == "full" and count.isdecimal() and int(count) > 0)
+    if mode not in RECOMPUTE or not counted:
+        yield "training.recompute: " + unknown("recomputation", training.recompute, RECOMPUTE)
+    if training.optimizer not in OPTIMIZERS:
+        yield "training.optimizer: " + unknown("optimizer", training.optimizer, OPTIMIZERS)
+    if training.task not in TASKS:
+        yield "training.task: " + unknown("task", training.task, TASKS)
+    if layout.schedule != "auto" and layout.schedule not in schedules():
+        yield "layout.schedule: " + unknown("schedule", layout.schedule, ("auto", *schedules()))
+    if layout.context_mode not in ("ring", "all_gather"):
+        yield "layout.context_mode: " + unknown("mode", layout.context_mode, ("ring", "all_gather"))
+
+
+def _degree_faults(model: Model, layout: Layout, training: Training) -> Iterator[str]:
+    for what, size in (("heads", model.heads), ("ffn", model.ffn)):
+        if size % layout.tp:
+            yield f"{model.name}: {what} = {size} is not divisible by layout.tp = {layout.tp}"
+    chunks = layout.pp * layout.vp
+    if model.layers % chunks and (model.layers + 2) % chunks:
+        yield (
+            f"{model.name}: layers = {model.layers} (or {model.layers + 2}, the embedding and the head counted "
+            f"as layers) is not divisible by pp x vp = {chunks}"
+        )
+    if training.seq_len % layout.cp:
+        yield f"training.seq_len = {training.seq_len} is not divisible by layout.cp = {layout.cp}"
+    if layout.sequence_parallel and training.seq_len // layout.cp % layout.tp:
+        yield f"training.seq_len / cp = {training.seq_len // layout.cp} is not divisible by layout.tp = {layout.tp}"
+    if layout.sequence_parallel and layout.tp == 1:
+        yield "layout.sequence_parallel needs layout.tp of 2 or more"
+    if layout.ep > 1:
+        yield f"layout.ep = {layout.ep}: {model.name} has no experts"
+    if layout.zero_group and layout.data_ranks % layout.zero_group:
+        yield f"layout.zero_group = {layout.zero_group} does not divide dp x cp = {layout.data_ranks}"
+    if layout.zero >= 2 and layout.pp > 1 and layout.vp > 1:
+        yield "layout.zero of 2 or 3 with interleaved pipeline stages is not simulated; use zero = 1"
+
+
+def _batch_faults(layout: Layout, training: Training) -> Iterator[str]:
+    share = layout.dp * training.micro_batch
+    if training.global_batch % share:
+        yield (
+            f"training.global_batch = {training.global_batch} is not divisible by "
+            f"dp x micro_batch = {layout.dp} x {training.micro_batch}"
+        )
+        return
+    if layout.schedule == "auto" or layout.schedule in schedules():
+        plan = schedule(layout.schedule_name)
+        yield from (f"layout: {fault}" for fault in plan.faults(layout.pp, layout.vp, training.global_batch // share))

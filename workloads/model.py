@@ -1,0 +1,231 @@
+"""What a dense transformer is: its shape, its parameters and the FLOPs of a token.
+
+Symbols below: h hidden, l layers, f ffn, V vocabulary, s sequence length, a heads, g kv heads, d head_dim.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Family = Literal["gpt", "llama", "bert"]
+Norm = Literal["layer_norm", "rms_norm"]
+Biases = Literal["none", "qkv", "attention", "all"]
+Positions = Literal["learned", "rope", "alibi", "none"]
+Activation = Literal["gelu", "silu", "relu", "squared_relu"]
+
+SIZES = ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim", "vocab", "max_positions")
+FLAGS = ("gated", "tied_embeddings", "qk_norm", "embedding_norm", "norm_bias")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "family": get_args(Family),
+    "norm": get_args(Norm),
+    "biases": get_args(Biases),
+    "positions": get_args(Positions),
+    "activation": get_args(Activation),
+}
+
+# Well above any model, well below what overflows a float somewhere downstream.
+LARGEST_SIZE = 10**8
+
+# Sentence A and sentence B of a BERT input.
+SEGMENT_TYPES = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A dense transformer.
+
+    A `bert` is an encoder (bidirectional attention) with the heads that it is pre-trained with: pooler,
+    masked-token head and next-sentence classifier. `gpt` and `llama` are causal decoders; the difference
+    between those two is only in the other fields.
+
+    Args:
+        ffn: columns of the MLP's inner layer (of each of the two projections where `gated`).
+        vocab: rows of the embedding table as the model is trained, padding included.
+        biases: which linear layers have one: those of Q, K and V; of the attention with its output
+            projection; all in the transformer layers. The vocabulary projection never has.
+        positions: how the order enters; only `learned` ones are parameters.
+        max_positions: longest sequence; for `learned`, the rows of the table (OPT keeps two spare ones);
+            for `alibi`, the length that it was trained with.
+        qk_norm: each head's Q and K go through an RMS norm of `head_dim` weights (Qwen3).
+        embedding_norm: the embedding's output is normalised (BERT, BLOOM).
+        norm_bias: whether a layer norm has a bias beside its weight; an RMS norm never has.
+    """
+
+    name: str
+    family: Family
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    gated: bool
+    norm: Norm
+    biases: Biases
+    tied_embeddings: bool
+    positions: Positions
+    max_positions: int
+    activation: Activation
+    qk_norm: bool = False
+    embedding_norm: bool = False
+    norm_bias: bool = True
+
+    @property
+    def qkv_columns(self) -> int:
+        """Output columns of the fused query, key and value projection: (a + 2 g) d."""
+        return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+    @property
+    def attention_columns(self) -> int:
+        """Columns of Q, and of the input of the attention's output projection: a d."""
+        return self.heads * self.head_dim
+
+    @property
+    def ffn_in_columns(self) -> int:
+        """Output columns of the MLP's first projection, gate and up together: f or 2 f."""
+        return (2 if self.gated else 1) * self.ffn
+
+    @property
+    def norm_parameters(self) -> int:
+        """Of one norm over the hidden size."""
+        return self.hidden * (2 if self.norm == "layer_norm" and self.norm_bias else 1)
+
+    @property
+    def layer_matmul_parameters(self) -> int:
+        """Weights of the four (gated: five) projections of one layer."""
+        attention = self.hidden * self.qkv_columns + self.attention_columns * self.hidden
+        return attention + self.hidden * self.ffn_in_columns + self.ffn * self.hidden
+
+    @property
+    def layer_bias_parameters(self) -> int:
+        """Biases of the linear layers of one layer."""
+        qkv, attention = self.qkv_columns, self.qkv_columns + self.hidden
+        everything = attention + self.ffn_in_columns + self.hidden
+        return {"none": 0, "qkv": qkv, "attention": attention, "all": everything}[self.biases]
+
+    @property
+    def layer_parameters(self) -> int:
+        """Of one layer: projections, biases, two norms, and the norms of Q and K where there are."""
+        head_norms = 2 * self.head_dim if self.qk_norm else 0
+        return (
+            self.layer_matmul_parameters + self.layer_bias_parameters + 2 * self.norm_parameters + head_norms
+        )
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Tokens, learned positions, segment types of a BERT, and the norm after them where there is one."""
+        positions = self.max_positions if self.positions == "learned" else 0
+        segments = SEGMENT_TYPES if self.family == "bert" else 0
+        norm = self.norm_parameters if self.embedding_norm else 0
+        return (self.vocab + positions + segments) * self.hidden + norm
+
+    @property
+    def final_norm_parameters(self) -> int:
+        """Of the norm after the last layer.
+
+        A BERT that normalises its embedding is the original one: the norms stand after the residual sums,
+        and the last layer ends with one of its own.
+        """
+        return 0 if self.family == "bert" and self.embedding_norm else self.norm_parameters
+
+    @property
+    def head_parameters(self) -> int:
+        """Of the vocabulary projection: none where it shares the embedding's weights."""
+        return 0 if self.tied_embeddings else self.vocab * self.hidden
+
+    @property
+    def pretraining_head_parameters(self) -> int:
+        """Of a BERT's heads beside the vocabulary projection, none for the others.
+
+        Pooler (h² + h); masked-token head: transform (h² + h), norm, output bias (V); next-sentence
+        classifier (2 h + 2). Devlin et al. 2019; BERT-base then has 110,106,428 parameters in all.
+        """
+        if self.family != "bert":
+            return 0
+        dense = self.hidden * self.hidden + self.hidden
+        return 2 * dense + self.norm_parameters + self.vocab + 2 * self.hidden + 2
+
+    @property
+    def parameters(self) -> int:
+        """All of them, shared ones once."""
+        ends = self.embedding_parameters + self.final_norm_parameters + self.head_parameters
+        return self.layers * self.layer_parameters + ends + self.pretraining_head_parameters
+
+    @property
+    def matmul_flops_per_token(self) -> float:
+        """FLOPs of a token in the forward pass's linear layers, the vocabulary projection included.
+
+            2 (l (h (a + 2 g) d + a d h + n h f) + h V),   n = 3 if gated else 2
+
+        and 2 h² more for the masked-token head of a BERT, whose vocabulary projection is counted at every
+        position as well; the pooler runs once a sequence and is not counted. Looking up an embedding is
+        free. GPT-2 (l 12, h 768, V 50257): 2 (12 · 12 · 768² + 768 · 50257) = 247,064,064.
+        """
+        transform = self.hidden * self.hidden if self.family == "bert" else 0
+        return 2.0 * (self.layers * self.layer_matmul_parameters + self.hidden * self.vocab + transform)
+
+    def attention_flops_per_token(self, seq_len: int, causal: bool) -> float:
+        """FLOPs of a token in the forward pass's Q K^T and (softmax) V, averaged over the sequence.
+
+            4 l a d s,   or with the masked half left out   4 l a d (s + 1) / 2
+
+        Sliding windows are not known to a Model: every token sees the whole sequence (before it).
+        GPT-2 at s = 1024: 4 · 12 · 768 · 1024 = 37,748,736; causal 18,892,800.
+        """
+        keys = (seq_len + 1) / 2 if causal else seq_len
+        return 4.0 * self.layers * self.attention_columns * keys
+
+
+def step_model_flops(model: Model, seq_len: int, sequences: int) -> float:
+    """Model FLOPs of a training step on `sequences` sequences: what MFU counts.
+
+    Forward, and twice that for backward; recomputation does not count, and attention counts in full, also
+    under a causal mask (Narayanan et al. 2021; Chowdhery et al. 2022, appendix B). With f = 4 h and a d = h
+    it is the formula of Narayanan et al. 2021 without recomputation,
+
+        72 B s l h² (1 + s / (6 h) + V / (12 l h))
+
+    GPT-3 175B (l 96, h 12288, V 51200), s 2048, B 1536: 3.3862e18.
+    """
+    token = model.matmul_flops_per_token + model.attention_flops_per_token(seq_len, causal=False)
+    return 3.0 * sequences * seq_len * token
+
+
+def check(model: Model) -> tuple[str, ...]:
+    """Everything that is wrong with the values of a model; empty if it can exist."""
+    faults = [fault for field in SIZES if (fault := size_fault(field, getattr(model, field)))]
+    faults += [
+        f"{field} is {shown(getattr(model, field))}; true or false is right"
+        for field in FLAGS
+        if not isinstance(getattr(model, field), bool)
+    ]
+    faults += [
+        f"{field} is {shown(getattr(model, field))}; one of {', '.join(known)} is right"
+        for field, known in CHOICES.items()
+        if getattr(model, field) not in known
+    ]
+    return tuple(faults) or _inconsistencies(model)
+
+
+def size_fault(field: str, value: object) -> str | None:
+    """Why `value` is not the size of something, or None."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_SIZE:
+        return None
+    return f"{field} is {shown(value)}; a whole number from 1 to {LARGEST_SIZE} is right"
+
+
+def shown(value: object) -> str:
+    """A value in a message: short, whatever was in the file."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _inconsistencies(model: Model) -> tuple[str, ...]:
+    faults = []
+    if model.heads % model.kv_heads:
+        faults.append(f"heads {model.heads} is not a multiple of kv_heads {model.kv_heads}")
+    if model.positions == "rope" and model.head_dim % 2:
+        faults.append(f"head_dim {model.head_dim} is odd; rotary positions need pairs")
+    return tuple(faults)

@@ -1,0 +1,190 @@
+"""The work of a step as small frozen values: shapes in, FLOPs and bytes out, never seconds.
+
+An op is a dictionary key: equal ops cost the same, so a step with thousands of tasks is priced by pricing
+a few dozen different ops. Field names are the columns of the measurement table.
+"""
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+# Bytes of one element; the block-scaled formats carry their scales (one byte each 32 or 16 elements).
+DTYPE_BYTES = {
+    "fp32": 4.0,
+    "tf32": 4.0,
+    "fp16": 2.0,
+    "bf16": 2.0,
+    "fp8": 1.0,
+    "mxfp8": 1.0 + 1 / 32,
+    "nvfp4": 0.5 + 1 / 16,
+}
+
+Layout = Literal["tn", "nn", "nt"]
+Direction = Literal["fwd", "bwd"]
+CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemm:
+    """C[m, n] = A[m, k] B[k, n], `batch` times.
+
+    `layout` is the memory order in BLAS terms: tn for the forward pass (weights stored [n, k]), nn for the
+    data gradient, nt for the weight gradient. Inputs are `dtype`; C is written as `out_dtype`, and read
+    first when `accumulate` is set (gradient accumulation fused into the weight-gradient GEMM).
+    """
+
+    m: int
+    n: int
+    k: int
+    dtype: str
+    batch: int = 1
+    layout: Layout = "tn"
+    out_dtype: str = "bf16"
+    accumulate: bool = False
+
+    @property
+    def flops(self) -> float:
+        """Two for each multiply-add."""
+        return 2.0 * self.batch * self.m * self.n * self.k
+
+    @property
+    def bytes(self) -> float:
+        """Each input read once, the output written once."""
+        inputs = DTYPE_BYTES[self.dtype] * (self.m * self.k + self.k * self.n)
+        output = DTYPE_BYTES[self.out_dtype] * self.m * self.n * (2 if self.accumulate else 1)
+        return self.batch * (inputs + output)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """softmax(Q K^T) V in one fused kernel, forward or backward.
+
+    `heads` query heads share `kv_heads` heads of keys and values; a causal mask halves the work of a square
+    problem. The backward pass does 2.5 times the forward FLOPs (five matrix products instead of two).
+    """
+
+    batch: int
+    seq_q: int
+    seq_kv: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+    causal: bool = True
+    direction: Direction = "fwd"
+    kernel: str = "flash"
+
+    @property
+    def flops(self) -> float:
+        """Of the matrix products, the masked half not counted."""
+        products = 2 if self.direction == "fwd" else 5
+        return products * 2.0 * self.batch * self.heads * self.head_dim * self.pairs
+
+    @property
+    def pairs(self) -> float:
+        """Query-key pairs that are computed, for each head and sample."""
+        if not self.causal:
+            return float(self.seq_q * self.seq_kv)
+        return self.seq_q * (self.seq_kv - (self.seq_q - 1) / 2) if self.seq_q <= self.seq_kv else (
+            self.seq_kv * (self.seq_kv + 1) / 2
+        )
+
+    @property
+    def bytes(self) -> float:
+        """Q, K, V and the output once; backward also their gradients."""
+        q = self.batch * self.seq_q * self.heads * self.head_dim
+        kv = 2 * self.batch * self.seq_kv * self.kv_heads * self.head_dim
+        passes = 1 if self.direction == "fwd" else 2
+        return DTYPE_BYTES[self.dtype] * passes * (2 * q + kv)
+
+
+class Traffic(NamedTuple):
+    """What a memory-bound kernel moves for each element of its main tensor."""
+
+    elements: float  # elements of the activation type read or written
+    bytes: float  # further bytes: masks, fp32 copies, indices
+    flops: float
+
+
+@cache
+def traffic_table() -> dict[tuple[str, str], Traffic]:
+    """(kernel, direction) -> traffic, from `pointwise.toml`."""
+    table = tomllib.loads((Path(__file__).parent / "pointwise.toml").read_text("utf-8"))
+    return {
+        (name, direction): Traffic(row.get("elements", 0.0), row.get("bytes", 0.0), row.get("flops", 0.0))
+        for name, kernel in table.items()
+        for direction, row in kernel.items()
+        if isinstance(row, dict)
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointwise:
+    """A kernel bound by memory traffic over a [rows, cols] tensor: activations, norms, softmax, optimizer.
+
+    `op` is the table's name of the kernel (`gelu`, `rms_norm`, `adamw_fused`, ...); what it reads and
+    writes for each element stands in `pointwise.toml`.
+    """
+
+    op: str
+    rows: int
+    cols: int
+    dtype: str
+    direction: Direction = "fwd"
+
+    @property
+    def elements(self) -> float:
+        """Of the main tensor."""
+        return float(self.rows) * self.cols
+
+    @property
+    def bytes(self) -> float:
+        """Read and written."""
+        traffic = traffic_table()[self.op, self.direction]
+        return self.elements * (traffic.elements * DTYPE_BYTES[self.dtype] + traffic.bytes)
+
+    @property
+    def flops(self) -> float:
+        """On the vector units."""
+        return self.elements * traffic_table()[self.op, self.direction].flops
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collective:
+    """A collective over `ranks` devices that stand `stride` apart in the order of global ranks.
+
+    `bytes` counts as the size column of nccl-tests does: the whole vector, also where each rank
+    contributes or receives 1/ranks of it.
+    """
+
+    op: CollectiveKind
+    bytes: float
+    ranks: int
+    stride: int = 1
+    dtype: str = "bf16"
+
+    @property
+    def flops(self) -> float:
+        """Reductions are not counted."""
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """A point-to-point message of every rank of one group to its partner `stride` ranks further."""
+
+    bytes: float
+    stride: int
+    source: int = 0
+
+    @property
+    def flops(self) -> float:
+        """None."""
+        return 0.0
+
+
+ComputeOp = Gemm | Attention | Pointwise
+CommunicationOp = Collective | Transfer
+Op = ComputeOp | CommunicationOp

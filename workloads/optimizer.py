@@ -1,0 +1,77 @@
+"""The end of a step: gradients are summed, their norm taken, and the parameters updated."""
+
+from collections.abc import Sequence
+
+from workloads.graph import Block, Segment, Work
+from workloads.ops import Pointwise
+from workloads.parallelism import data, pipeline
+from workloads.passes import Passes
+from workloads.stage import Blocks, chunk_parameters
+from workloads.weave import Weave
+
+
+def finish(weave: Weave, blocks: Blocks, stages: Sequence[Passes]) -> None:
+    """Queue everything behind the last backward pass of each stage."""
+    synchronised = [_gradients(weave, blocks, passes) for passes in stages]
+    _shared_embedding(weave, blocks, synchronised)
+    everyone = tuple(task for tasks in synchronised for task in tasks)
+    for passes, ready in zip(stages, synchronised, strict=True):
+        _update(weave, blocks, passes, ready, everyone)
+
+
+def stage_parameters(blocks: Blocks, passes: Passes) -> float:
+    """Of one rank of the stage, before sharding."""
+    return sum(chunk_parameters(blocks.shard, chunk) for chunk in passes.chunks)
+
+
+def trained_parameters(blocks: Blocks, passes: Passes) -> float:
+    """Adapters of rank 16 are small enough to count as nothing."""
+    return 0.0 if blocks.shard.training.task == "lora" else stage_parameters(blocks, passes)
+
+
+def _gradients(weave: Weave, blocks: Blocks, passes: Passes) -> tuple[int, ...]:
+    """Sum over replicas, unless it ran beside the backward pass."""
+    tail = weave.tail(passes.stage)
+    parameters = trained_parameters(blocks, passes)
+    if passes.reduced or not parameters:
+        return (*tail, *passes.reduced[-1:])
+    messages = data.reduce_gradients(blocks.shard, parameters)
+    return weave.messages(messages, passes.stage, tail, data.STREAM)
+
+
+def _shared_embedding(weave: Weave, blocks: Blocks, synchronised: list[tuple[int, ...]]) -> None:
+    shard = blocks.shard
+    if shard.layout.pp == 1 or not shard.model.tied_embeddings or shard.training.task == "lora":
+        return
+    message = pipeline.embedding_gradients(shard)
+    last = shard.layout.pp - 1
+    both = (*synchronised[0], *synchronised[last])
+    for stage in (0, last):
+        synchronised[stage] = (weave.add(message, stage, both, pipeline.STREAM),)
+
+
+def _update(
+    weave: Weave, blocks: Blocks, passes: Passes, ready: tuple[int, ...], everyone: tuple[int, ...]
+) -> None:
+    """Norm of all gradients (every rank waits for every other), clipping, update, gathering of shards."""
+    stage, layout, optimizer = passes.stage, blocks.shard.layout, blocks.shard.stack.optimizer
+    parameters = trained_parameters(blocks, passes)
+    held = parameters / layout.shards
+    if optimizer.norm and parameters:
+        weave.add(_segment("gradient norm", optimizer.norm, held), stage, ready)
+        ready = weave.messages(
+            (pipeline.norm_sum(blocks.shard),), stage, (*everyone, *weave.tail(stage)), pipeline.STREAM
+        )
+    mixed = optimizer.mixed if blocks.shard.precision.master else ()
+    if parameters:
+        weave.add(_segment("optimizer", (*optimizer.clip, *optimizer.update, *mixed), held), stage, ready)
+    if layout.zero in (1, 2) and not passes.gathers_ahead:
+        weave.messages(
+            data.gather_parameters(blocks.shard, parameters), stage, weave.tail(stage), data.STREAM
+        )
+
+
+def _segment(name: str, kernels: tuple[str, ...], parameters: float) -> Segment:
+    size = max(round(parameters), 1)
+    work = tuple(Work(Pointwise(op=kernel, rows=1, cols=size, dtype="fp32")) for kernel in kernels)
+    return Segment(name=name, blocks=((Block(name=name, phase="optimizer", pieces=(work,)), 1),))

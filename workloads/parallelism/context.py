@@ -1,0 +1,65 @@
+"""Context parallelism: the sequence is split, and attention needs the keys and values of all of it.
+
+`ring` passes blocks of keys and values around while the blocks at hand are computed (Liu et al.,
+arXiv:2310.01889); with a causal mask, each rank holds an early and a late part of the sequence, so that
+all do the same work. `all_gather` collects keys and values first (Llama 3, arXiv:2407.21783).
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+from workloads.graph import Work
+from workloads.ops import Attention, Collective, Transfer
+from workloads.shard import Shard
+
+STREAM = "cp"
+
+
+def attention(shard: Shard, whole: Attention) -> tuple[Work, ...]:
+    """The fused attention of one rank, `whole` being the kernel for its queries and their own keys."""
+    if shard.layout.cp == 1:
+        return (Work(whole),)
+    return _ring(shard, whole) if shard.layout.context_mode == "ring" else _gathered(shard, whole)
+
+
+def _ring(shard: Shard, whole: Attention) -> tuple[Work, ...]:
+    """The rank's own block, then the others'; each message runs beside the block before it."""
+    steps = shard.layout.cp - 1
+    other = replace(whole, causal=False, seq_kv=max(whole.seq_kv // 2, 1) if whole.causal else whole.seq_kv)
+    send = Work(
+        Transfer(bytes=_message_bytes(shard, whole), stride=shard.layout.tp), STREAM, asynchronous=True
+    )
+    work = [send._replace(name="kv0"), Work(whole)]
+    for step in range(steps):
+        if step + 1 < steps:
+            work.append(send._replace(name=f"kv{step + 1}", waits=f"kv{step}"))
+        work.append(Work(other, waits=f"kv{step}"))
+    return tuple(work)
+
+
+def _gathered(shard: Shard, whole: Attention) -> tuple[Work, ...]:
+    """All keys and values at once; backward, their gradients are reduced and scattered."""
+    cp = shard.layout.cp
+    keys = whole.seq_kv * cp // (2 if whole.causal else 1)
+    op = Collective(
+        op="all_gather",
+        bytes=_keys_bytes(shard, whole) * cp,
+        ranks=cp,
+        stride=shard.layout.tp,
+        dtype=whole.dtype,
+    )
+    work = (Work(op, STREAM), Work(replace(whole, causal=False, seq_kv=keys)))
+    if whole.direction == "fwd":
+        return work
+    return (*work, Work(replace(op, op="reduce_scatter"), STREAM))
+
+
+def _keys_bytes(shard: Shard, whole: Attention) -> float:
+    columns = 2 * whole.kv_heads * whole.head_dim
+    return whole.batch * whole.seq_kv * columns * shard.precision.activation_bytes
+
+
+def _message_bytes(shard: Shard, whole: Attention) -> float:
+    """Keys and values; backward, their gradients travel too."""
+    passes: Literal[1, 2] = 1 if whole.direction == "fwd" else 2
+    return passes * _keys_bytes(shard, whole)

@@ -1,0 +1,46 @@
+"""Pipeline parallelism: messages between stages, and the sum of gradients of a shared embedding."""
+
+from workloads.graph import Message
+from workloads.ops import DTYPE_BYTES, Collective, Transfer
+from workloads.parallelism.data import gradient_dtype
+from workloads.shard import Shard
+
+STREAM = "pp"
+DIMENSION = "pp"
+
+
+def stage_stride(shard: Shard) -> int:
+    """How far apart neighbouring stages stand in the order of global ranks."""
+    return shard.layout.gpus // shard.layout.pp
+
+
+def activations(shard: Shard, source: int) -> tuple[Message, ...]:
+    """A micro-batch's activations, or their gradients, from stage `source` to a neighbour.
+
+    With scatter-gather each tensor-parallel rank sends its part, and the parts are gathered on arrival
+    (SC21, section 4.1); with sequence parallelism each rank has only its part.
+    """
+    layout = shard.layout
+    size = shard.split_tokens * shard.model.hidden * shard.precision.activation_bytes
+    split = shard.stack.scatter_gather and layout.tp > 1 and not layout.sequence_parallel
+    stride = stage_stride(shard)
+    send = Transfer(bytes=size / layout.tp if split else size, stride=stride, source=source * stride)
+    message = Message(name="send_recv", op=send, dimension=DIMENSION)
+    if not split:
+        return (message,)
+    gather = Collective(op="all_gather", bytes=size, ranks=layout.tp, dtype=shard.precision.activation)
+    return (message, Message(name="all_gather", op=gather, dimension=DIMENSION))
+
+
+def embedding_gradients(shard: Shard) -> Message:
+    """First and last stage hold the same table: their gradients are summed."""
+    size = shard.vocab * shard.model.hidden * DTYPE_BYTES[gradient_dtype(shard)]
+    stride = stage_stride(shard) * (shard.layout.pp - 1)
+    op = Collective(op="all_reduce", bytes=size, ranks=2, stride=stride, dtype=gradient_dtype(shard))
+    return Message(name="embedding all_reduce", op=op, dimension=DIMENSION)
+
+
+def norm_sum(shard: Shard) -> Message:
+    """One number over all ranks that hold different parameters: the norm of the gradient."""
+    op = Collective(op="all_reduce", bytes=4.0, ranks=shard.layout.gpus, dtype="fp32")
+    return Message(name="norm all_reduce", op=op, dimension=DIMENSION)

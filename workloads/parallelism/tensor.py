@@ -1,0 +1,107 @@
+"""Tensor parallelism, with and without sequence parallelism.
+
+A column-parallel layer splits its outputs, the row-parallel layer behind it its inputs (Shoeybi et al.,
+arXiv:1909.08053). Without sequence parallelism the sums are all-reduced; with it, activations outside the
+two are split along the sequence, and the all-reduce becomes a reduce-scatter behind and an all-gather in
+front (Korthikanti et al., arXiv:2205.05198).
+"""
+
+from dataclasses import replace
+
+from workloads.graph import Work
+from workloads.linear import DATA
+from workloads.ops import Collective, CollectiveKind
+from workloads.pieces import Piece
+from workloads.shard import Shard
+
+STREAM = "tp"
+
+
+def column(shard: Shard, piece: Piece) -> Piece:
+    """A layer whose output columns are split: its input is needed whole."""
+    if shard.layout.tp == 1:
+        return piece
+    reduced = _behind_data(shard, piece.backward)
+    if not shard.layout.sequence_parallel:
+        return replace(piece, backward=reduced)
+    gather = _collective(shard, "all_gather")
+    again = _until_weights(gather, reduced)
+    return replace(
+        piece,
+        forward=_beside(shard, gather, piece.forward, before=True),
+        backward=again,
+        saved_bytes=piece.saved_bytes / shard.layout.tp,
+    )
+
+
+def row(shard: Shard, piece: Piece) -> Piece:
+    """A layer whose input rows are split: its outputs are partial sums."""
+    if shard.layout.tp == 1:
+        return piece
+    if not shard.layout.sequence_parallel:
+        return replace(piece, forward=(*piece.forward, _collective(shard, "all_reduce")))
+    return replace(
+        piece,
+        forward=_beside(shard, _collective(shard, "reduce_scatter"), piece.forward, before=False),
+        backward=_beside(shard, _collective(shard, "all_gather"), piece.backward, before=True),
+        output_bytes=piece.output_bytes / shard.layout.tp,
+    )
+
+
+def embedding(shard: Shard, piece: Piece) -> Piece:
+    """Each rank looks up its part of the vocabulary; the parts are summed."""
+    if shard.layout.tp == 1:
+        return piece
+    if not shard.layout.sequence_parallel:
+        return replace(piece, forward=(*piece.forward, _collective(shard, "all_reduce")))
+    return replace(
+        piece,
+        forward=(*piece.forward, _collective(shard, "reduce_scatter")),
+        backward=(_collective(shard, "all_gather"), *piece.backward),
+    )
+
+
+def loss(shard: Shard, piece: Piece) -> Piece:
+    """Cross entropy over a split vocabulary: the maximum, the sum and the target's logit of each token."""
+    if shard.layout.tp == 1:
+        return piece
+    op = Collective(op="all_reduce", bytes=4.0 * shard.tokens, ranks=shard.layout.tp, dtype="fp32")
+    return replace(piece, forward=(*piece.forward, *(Work(op, STREAM),) * 3))
+
+
+def _collective(shard: Shard, kind: CollectiveKind) -> Work:
+    op = Collective(
+        op=kind, bytes=shard.hidden_bytes, ranks=shard.layout.tp, dtype=shard.precision.activation
+    )
+    return Work(op, STREAM, name=kind)
+
+
+def _behind_data(shard: Shard, backward: tuple[Work, ...]) -> tuple[Work, ...]:
+    """Reduce the data gradient as soon as it is there; the weight gradient may run meanwhile."""
+    kind: CollectiveKind = "reduce_scatter" if shard.layout.sequence_parallel else "all_reduce"
+    reduce = _collective(shard, kind)._replace(asynchronous=shard.stack.overlap.tensor_backward)
+    last = max(index for index, work in enumerate(backward) if work.name == DATA)
+    return (*backward[: last + 1], reduce, *backward[last + 1 :])
+
+
+def _until_weights(gather: Work, backward: tuple[Work, ...]) -> tuple[Work, ...]:
+    """Gather the input again beside the data gradient; the weight gradient is the first to need it."""
+    last = max(index for index, work in enumerate(backward) if work.name == "reduce_scatter")
+    rest = tuple(work._replace(waits=gather.name) for work in backward[last + 1 : last + 2])
+    return (gather._replace(asynchronous=True), *backward[: last + 1], *rest, *backward[last + 2 :])
+
+
+def _beside(shard: Shard, communication: Work, work: tuple[Work, ...], *, before: bool) -> tuple[Work, ...]:
+    """Communication before or behind work; in chunks beside it where the stack overlaps tensor parallelism.
+
+    Split into one chunk a rank, only the first (or last) chunk has nothing to run beside.
+    """
+    if not shard.stack.overlap.tensor:
+        return (communication, *work) if before else (*work, communication)
+    op = communication.op
+    assert isinstance(op, Collective)
+    exposed = communication._replace(op=replace(op, bytes=op.bytes / op.ranks))
+    hidden = communication._replace(
+        op=replace(op, bytes=op.bytes * (op.ranks - 1) / op.ranks), name="hidden", asynchronous=True
+    )
+    return (exposed, hidden, *work) if before else (hidden, *work, exposed)

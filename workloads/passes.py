@@ -1,0 +1,163 @@
+"""A micro-batch through one stage, forward or backward, with the data-parallel messages beside it."""
+
+from workloads.graph import Block, Message, Segment, Work
+from workloads.ops import DTYPE_BYTES, Pointwise
+from workloads.parallelism import data
+from workloads.schedules import Slot
+from workloads.stage import Blocks, Chunk, chunk_parameters, chunk_segment, layer_parameters
+from workloads.weave import Weave
+
+
+class Passes:
+    """Queues the passes of one stage.
+
+    A pass is one task as long as nothing runs beside it; where parameters are gathered or gradients reduced
+    beside it, it is one task for each unit of layers.
+    """
+
+    def __init__(self, weave: Weave, blocks: Blocks, chunks: tuple[Chunk, ...]) -> None:
+        self.weave = weave
+        self.blocks = blocks
+        self.chunks = chunks
+        self.stage = chunks[0].stage
+        self.units = [_Unit.all_of(blocks, chunk) for chunk in chunks]
+        self.whole = [
+            {direction: chunk_segment(blocks, chunk, direction) for direction in "FB"} for chunk in chunks
+        ]
+        self.accumulate = [_accumulation(blocks, chunk) for chunk in chunks]
+        self.reduced: list[int] = []
+        self.held: int | None = None
+
+    def run(self, slot: Slot, after: tuple[int, ...], *, last: bool) -> tuple[int, ...]:
+        """Queue the pass; returns the tasks that its result waits for."""
+        if slot.direction == "F":
+            done = self._forward(slot, after)
+        else:
+            done = self._backward(slot, after, last=last)
+        if slot.direction == "B" and self.accumulate[slot.chunk] is not None:
+            segment = self.accumulate[slot.chunk]
+            assert segment is not None
+            self.weave.add(segment, self.stage, (), micro_batch=slot.micro_batch)
+        return done
+
+    @property
+    def layout_zero(self) -> int:
+        """ZeRO stage."""
+        return self.blocks.shard.layout.zero
+
+    @property
+    def overlaps_gradients(self) -> bool:
+        """Whether gradients are reduced beside the backward pass."""
+        shard = self.blocks.shard
+        how = shard.stack.overlap.gradients
+        beside = how == "backward" or (how == "without-pipeline" and shard.layout.pp == 1)
+        return shard.layout.data_ranks > 1 and (beside or shard.layout.zero == 3)
+
+    @property
+    def gathers_ahead(self) -> bool:
+        """Whether ZeRO 1 and 2 gather parameters beside the first forward pass."""
+        shard = self.blocks.shard
+        return shard.layout.zero in (1, 2) and shard.layout.shards > 1 and shard.stack.overlap.parameters
+
+    def _forward(self, slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:
+        units = self.units[slot.chunk]
+        if self.layout_zero == 3 and self.blocks.shard.layout.shards > 1:
+            return self._sharded(units, slot, after, reduces=False)
+        if self.gathers_ahead and slot.micro_batch == 0:
+            gathered = [self._gather(unit, (), slot) for unit in units]
+            for unit, ready in zip(units, gathered, strict=True):
+                after = (self._compute(unit, slot, (*after, *ready)),)
+            return after
+        return (self._whole(slot, after),)
+
+    def _backward(self, slot: Slot, after: tuple[int, ...], *, last: bool) -> tuple[int, ...]:
+        units = self.units[slot.chunk][::-1]
+        if self.layout_zero == 3 and self.blocks.shard.layout.shards > 1:
+            return self._sharded(units, slot, after, reduces=True)
+        if self.overlaps_gradients and (last or self.layout_zero == 2):
+            for unit in units:
+                after = (self._compute(unit, slot, after),)
+                self._reduce(unit, after, slot)
+            return after
+        return (self._whole(slot, after),)
+
+    def _sharded(
+        self, units: list["_Unit"], slot: Slot, after: tuple[int, ...], *, reduces: bool
+    ) -> tuple[int, ...]:
+        """ZeRO 3: the parameters of the next unit are gathered while one computes.
+
+        A backward pass starts with the unit that the forward pass ended with, which is still there.
+        """
+        before: tuple[int, ...] = (*after, *self.weave.tail(self.stage))
+        first_is_here = reduces and self.held == slot.micro_batch
+        ready = () if first_is_here else self._gather(units[0], before, slot)
+        done: tuple[int, ...] = after
+        for index, unit in enumerate(units):
+            following = self._gather(units[index + 1], before, slot) if index + 1 < len(units) else ()
+            before = done = (self._compute(unit, slot, (*done, *ready)),)
+            if reduces:
+                self._reduce(unit, done, slot)
+            ready = following
+        self.held = None if reduces else slot.micro_batch
+        return done
+
+    def _whole(self, slot: Slot, after: tuple[int, ...]) -> int:
+        segment = self.whole[slot.chunk][slot.direction]
+        return self.weave.add(segment, self.stage, after, micro_batch=slot.micro_batch)
+
+    def _compute(self, unit: "_Unit", slot: Slot, after: tuple[int, ...]) -> int:
+        return self.weave.add(unit.segments[slot.direction], self.stage, after, micro_batch=slot.micro_batch)
+
+    def _gather(self, unit: "_Unit", after: tuple[int, ...], slot: Slot) -> tuple[int, ...]:
+        return self.weave.messages(unit.gather, self.stage, after, data.STREAM, slot.micro_batch)
+
+    def _reduce(self, unit: "_Unit", after: tuple[int, ...], slot: Slot) -> None:
+        self.reduced.extend(
+            self.weave.messages(unit.reduce, self.stage, after, data.STREAM, slot.micro_batch)
+        )
+
+
+class _Unit:
+    """Layers whose parameters and gradients travel together, in one bucket or FSDP unit."""
+
+    def __init__(self, blocks: Blocks, chunk: Chunk, layers: range) -> None:
+        shard = blocks.shard
+        self.segments = {direction: chunk_segment(blocks, chunk, direction, layers) for direction in "FB"}
+        ends = chunk_parameters(shard, chunk) - chunk.layers * layer_parameters(shard)
+        at_an_end = (chunk.first and layers.start == 0) or (chunk.last and layers.stop == chunk.layers)
+        both = chunk.first and chunk.last and chunk.layers > len(layers)
+        self.parameters = len(layers) * layer_parameters(shard)
+        self.parameters += ends / (2 if both else 1) if at_an_end else 0.0
+        self.gather: tuple[Message, ...] = data.gather_parameters(shard, self.parameters)
+        self.reduce: tuple[Message, ...] = data.reduce_gradients(shard, self.parameters)
+
+    @classmethod
+    def all_of(cls, blocks: Blocks, chunk: Chunk) -> "list[_Unit]":
+        """The units of a chunk: single layers for ZeRO 3, buckets otherwise."""
+        shard = blocks.shard
+        size = 1
+        if shard.layout.zero != 3:
+            width = DTYPE_BYTES[data.gradient_dtype(shard)]
+            size = max(1, round(shard.stack.data.bucket_bytes / (layer_parameters(shard) * width)))
+        starts = range(0, chunk.layers, size)
+        made: dict[tuple[int, bool, bool, int], _Unit] = {}
+        units = []
+        for start in starts:
+            layers = range(start, min(start + size, chunk.layers))
+            again = len([layer for layer in layers if layer < chunk.recomputed])
+            key = (len(layers), start == 0, layers.stop == chunk.layers, again)
+            units.append(made.setdefault(key, cls(blocks, chunk, layers)))
+        return units
+
+
+def _accumulation(blocks: Blocks, chunk: Chunk) -> Segment | None:
+    """Adding a micro-batch's gradients to the buffer, where the GEMMs do not do it."""
+    shard = blocks.shard
+    kernels = shard.stack.optimizer.accumulate
+    if not kernels or shard.stack.fused_gradient_accumulation or shard.training.task == "lora":
+        return None
+    size = round(chunk_parameters(shard, chunk))
+    dtype = shard.precision.activation
+    work = tuple(Work(Pointwise(op=kernel, rows=1, cols=size, dtype=dtype)) for kernel in kernels)
+    block = Block(name="accumulate", phase="backward", pieces=(work,))
+    return Segment(name="accumulate", blocks=((block, 1),))

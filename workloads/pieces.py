@@ -1,0 +1,54 @@
+"""A layer as pieces: each knows its forward and backward work and what it keeps in between.
+
+The same pieces give the time of a layer (their work) and its memory (what they save), under every kind of
+recomputation.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from workloads.graph import Work
+from workloads.ops import Direction, Pointwise
+from workloads.shard import Shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Work that belongs together, such as one linear layer with its communication.
+
+    Args:
+        kind: `core` is the attention core, which selective recomputation runs again.
+        saved_bytes: kept from the forward to the backward pass.
+        core_bytes: the part of `saved_bytes` that selective recomputation gives up (scores and masks).
+        output_bytes: of what it hands on.
+    """
+
+    name: str
+    kind: Literal["gemm", "core", "pointwise"]
+    forward: tuple[Work, ...]
+    backward: tuple[Work, ...]
+    saved_bytes: float
+    core_bytes: float = 0.0
+    output_bytes: float = 0.0
+
+
+def pointwise(shard: Shard, name: str, kernels: tuple[str, ...], rows: int, cols: int) -> Piece:
+    """A chain of memory-bound kernels over a [rows, cols] tensor."""
+    return Piece(
+        name=name,
+        kind="pointwise",
+        forward=kernel_work(shard, kernels, rows, cols, "fwd"),
+        backward=kernel_work(shard, kernels[::-1], rows, cols, "bwd"),
+        saved_bytes=shard.saved_bytes(kernels, float(rows) * cols),
+        output_bytes=rows * cols * shard.precision.activation_bytes,
+    )
+
+
+def kernel_work(
+    shard: Shard, kernels: tuple[str, ...], rows: int, cols: int, direction: Direction
+) -> tuple[Work, ...]:
+    """One kernel after the other over the same tensor."""
+    dtype = shard.precision.activation
+    return tuple(
+        Work(Pointwise(op=kernel, rows=rows, cols=cols, dtype=dtype, direction=direction)) for kernel in kernels
+    )

@@ -1,0 +1,41 @@
+"""Pipeline schedules: in which order a stage runs its micro-batches. One file each, found because it is there."""
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, cast
+
+from workloads.errors import WorkloadError, unknown
+
+
+class Slot(NamedTuple):
+    """One micro-batch through one model chunk of a stage, forward or backward."""
+
+    direction: Literal["F", "B"]
+    micro_batch: int
+    chunk: int
+
+
+class Schedule(Protocol):
+    """A schedule module: the order of one stage, and what it demands."""
+
+    def order(self, stage: int, stages: int, chunks: int, micro_batches: int) -> Iterable[Slot]:
+        """Every micro-batch once forward and once backward through every chunk of `stage`."""
+        ...
+
+    def faults(self, stages: int, chunks: int, micro_batches: int) -> list[str]:
+        """Why this schedule cannot run so many chunks and micro-batches; empty if it can."""
+        ...
+
+
+def schedules() -> tuple[str, ...]:
+    """Names of all schedules."""
+    found = (path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
+    return tuple(sorted(found))
+
+
+def schedule(name: str) -> Schedule:
+    """The schedule of that name; raises WorkloadError for an unknown one."""
+    if name not in schedules():
+        raise WorkloadError("layout.schedule", [unknown("schedule", name, schedules())])
+    return cast(Schedule, importlib.import_module(f"workloads.schedules.{name}"))

@@ -1,0 +1,84 @@
+"""What one rank sees of a model: the shapes of a micro-batch after every split."""
+
+from dataclasses import dataclass
+
+from workloads.layout import Layout, Training
+from workloads.model import Model
+from workloads.ops import traffic_table
+from workloads.precision import PRECISIONS, Precision
+from workloads.stack import Kernels, Stack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """One rank's part of a micro-batch. Token counts are those of one micro-batch."""
+
+    model: Model
+    layout: Layout
+    training: Training
+    stack: Stack
+    execution: str
+    attention: str
+
+    @property
+    def kernels(self) -> Kernels:
+        """Of the stack, in this execution."""
+        return self.stack.kernels_for(self.execution)
+
+    @property
+    def precision(self) -> Precision:
+        """Data types of the step."""
+        return PRECISIONS[self.training.precision]
+
+    @property
+    def dropout(self) -> bool:
+        """Whether residuals go through dropout."""
+        return self.stack.dropout and self.model.family != "llama"
+
+    @property
+    def sequence(self) -> int:
+        """Tokens of a sequence on this rank, context parallelism applied."""
+        return self.training.seq_len // self.layout.cp
+
+    @property
+    def tokens(self) -> int:
+        """Rows of the GEMMs."""
+        return self.training.micro_batch * self.sequence
+
+    @property
+    def split_tokens(self) -> int:
+        """Rows of norms and residuals: sequence parallelism splits them over the tensor-parallel ranks."""
+        return self.tokens // self.layout.tp if self.layout.sequence_parallel else self.tokens
+
+    @property
+    def heads(self) -> int:
+        """Query heads on this rank."""
+        return self.model.heads // self.layout.tp
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values on this rank; replicated where there are fewer than ranks."""
+        return max(self.model.kv_heads // self.layout.tp, 1)
+
+    @property
+    def ffn(self) -> int:
+        """Columns of the MLP on this rank."""
+        return self.model.ffn // self.layout.tp
+
+    @property
+    def vocab(self) -> int:
+        """Rows of the embedding on this rank, padded as the stack does."""
+        multiple = self.stack.pads_vocab_to * self.layout.tp
+        return -(-self.model.vocab // multiple) * multiple // self.layout.tp
+
+    @property
+    def hidden_bytes(self) -> float:
+        """One activation [tokens, hidden], before sequence parallelism."""
+        return self.tokens * self.model.hidden * self.precision.activation_bytes
+
+    def saved_bytes(self, kernels: tuple[str, ...], elements: float) -> float:
+        """What a chain of kernels over `elements` keeps for its backward pass."""
+        table = traffic_table()
+        width = self.precision.activation_bytes
+        rows = [table[kernel, "saved"] for kernel in kernels if (kernel, "saved") in table]
+        return elements * sum(row.elements * width + row.bytes for row in rows)

@@ -1,0 +1,134 @@
+"""What a training stack does with a model: kernels, data types, overlap, buckets, host cost.
+
+A stack is a TOML file in `stacks/`. Every entry is a fact about the software, true for all that runs on it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt
+
+STRICT: Mapping[str, object] = {"extra": "forbid", "allow_inf_nan": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernels:
+    """Which kernels of `pointwise.toml` do each job, in order of launch."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    layer_norm: tuple[str, ...]
+    rms_norm: tuple[str, ...]
+    gelu: tuple[str, ...]
+    gated: tuple[str, ...]
+    residual: tuple[str, ...]
+    residual_with_dropout: tuple[str, ...]
+    softmax: tuple[str, ...]
+    rope: tuple[str, ...]
+    embedding: tuple[str, ...]
+    loss: tuple[str, ...]
+    relu: tuple[str, ...] = ("relu",)
+    squared_relu: tuple[str, ...] = ("squared_relu",)
+    quantise: tuple[str, ...] = ("quantize_fp8",)
+
+    def activation(self, name: str) -> tuple[str, ...]:
+        """Of an MLP that is not gated."""
+        return {"relu": self.relu, "squared_relu": self.squared_relu}.get(name, self.gelu)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimizer:
+    """Kernels over all parameters of a rank at the end of a step."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    norm: tuple[str, ...]
+    clip: tuple[str, ...]
+    update: tuple[str, ...]
+    mixed: tuple[str, ...] = ()  # further kernels where master weights are kept
+    accumulate: tuple[str, ...] = ()  # for each micro-batch, where weight-gradient GEMMs do not add up themselves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """What a parameter occupies beside its 16-bit copy."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    gradient: Literal["fp32", "compute"]  # the buffer in which gradients add up
+    reduce: Literal["fp32", "compute"]  # the data type on the wire
+    weight: Literal["fp32", "compute"] = "compute"  # fp32: no 16-bit copy is kept, it is cast for each use
+    fp32_gradient_copy: bool = False  # the optimizer holds a further fp32 gradient
+    sharded_gradient_buffer: bool = True  # from ZeRO-2 on, whether the gradients live in shards all the time
+    reserved_bytes: Annotated[float, Ge(0)] = 1.5e9  # context, communicators, libraries
+    fragmentation: Annotated[float, Ge(0)] = 0.03  # share of what is allocated that the allocator loses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlaps:
+    """What runs beside computation."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    tensor: bool = False  # all-gather and reduce-scatter in chunks beside their GEMM
+    tensor_backward: bool = False  # communication of the data gradient beside the weight gradient
+    gradients: Literal["none", "backward", "without-pipeline"] = "none"
+    parameters: bool = False  # ZeRO all-gathers of parameters beside the next forward pass
+    pipeline: bool = False  # messages between stages beside computation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """Data-parallel communication."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    bucket_bytes: Annotated[float, Gt(0)] = 100e6
+    channels: Annotated[int, Gt(0)] = 16  # SMs that a collective holds while it runs
+    zero_gradients: Literal["all_reduce", "reduce_scatter"] = "reduce_scatter"  # for ZeRO 1 and 2
+    reshard_after_forward: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What the CPU costs: launches of kernels and work once a step."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    launch_s: Mapping[str, float]  # by execution: time to launch one kernel
+    step_s: Annotated[float, Ge(0)] = 0.0
+    blocking: bool = False  # CUDA_LAUNCH_BLOCKING=1: every launch waits for the kernel
+    synchronise_s: Annotated[float, Ge(0)] = 0.0  # gap that a blocking launch leaves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """One version of a training software (`stacks/*.toml`)."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    name: str
+    title: str
+    source: str
+    execution: str  # the usual one
+    attention: Literal["flash", "unfused"]
+    flash_kernel: str
+    kernels: Kernels
+    optimizer: Optimizer
+    storage: Storage
+    overlap: Overlaps
+    host: Host
+    data: Data = field(default_factory=Data)
+    compiled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sequence_parallel: bool = False  # whether tp > 1 brings it by default
+    dropout: bool = True  # whether GPT and BERT models are trained with it
+    fused_projections: bool = True  # one GEMM for query, key and value, one for gate and up
+    scatter_gather: bool = False  # messages between stages split over the tensor-parallel ranks
+    pads_vocab_to: int = 1
+    fused_gradient_accumulation: bool = False
+
+    def kernels_for(self, execution: str) -> Kernels:
+        """The kernels of that execution: a compiler replaces what stands under `compiled`."""
+        return dataclasses.replace(self.kernels, **self.compiled) if execution == "compile" else self.kernels

@@ -1,0 +1,173 @@
+"""What one pipeline stage holds and runs: its layers and ends as blocks, its parameters, its activations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from workloads import transformer
+from workloads.graph import Block, Segment
+from workloads.layout import chunk_layers, recomputed_layers
+from workloads.pieces import Piece
+from workloads.recompute import kept_bytes, run_again
+from workloads.shard import Shard
+
+
+def forward_block(name: str, pieces: Sequence[Piece]) -> Block:
+    """The forward pass of some pieces."""
+    return Block(name=name, phase="forward", pieces=tuple(piece.forward for piece in pieces))
+
+
+def backward_block(name: str, pieces: Sequence[Piece]) -> Block:
+    """The backward pass of some pieces, last first."""
+    work = tuple(piece.backward for piece in reversed(pieces))
+    return Block(name=name, phase="backward", pieces=work)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """The different blocks of a step, each made once."""
+
+    shard: Shard
+
+    @cached_property
+    def layer(self) -> tuple[Piece, ...]:
+        """Pieces of one layer."""
+        return transformer.layer(self.shard)
+
+    @cached_property
+    def embedding(self) -> tuple[Piece, ...]:
+        """Pieces in front of the first layer."""
+        return transformer.embedding(self.shard)
+
+    @cached_property
+    def head(self) -> tuple[Piece, ...]:
+        """Pieces behind the last layer."""
+        return transformer.head(self.shard)
+
+    @cached_property
+    def layer_forward(self) -> Block:
+        """One layer."""
+        return forward_block("layer", self.layer)
+
+    @cached_property
+    def layer_backward(self) -> Block:
+        """One layer."""
+        return backward_block("layer", self.layer)
+
+    @cached_property
+    def again(self) -> Block:
+        """What the backward pass of one layer runs again, by the mode of the job."""
+        work = run_again(self.layer, self.shard.training.recompute_mode)
+        return Block(name="layer", phase="recompute", pieces=work)
+
+    @cached_property
+    def ends(self) -> dict[str, Block]:
+        """Embedding and head, forward and backward."""
+        return {
+            "embedding F": forward_block("embedding", self.embedding),
+            "embedding B": backward_block("embedding", self.embedding),
+            "head F": forward_block("head", self.head),
+            "head B": backward_block("head", self.head),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Consecutive layers of the model on one stage; the first also embeds, the last has the head."""
+
+    stage: int
+    index: int
+    layers: int
+    first: bool
+    last: bool
+    recomputed: int
+
+
+def stage_chunks(shard: Shard, stage: int) -> tuple[Chunk, ...]:
+    """The model chunks of a stage, chunk 0 first. `full:N` recomputes the first N layers of a stage."""
+    layout = shard.layout
+    layers = chunk_layers(shard.model, layout)
+    held = [layers[index * layout.pp + stage] for index in range(layout.vp)]
+    left = recomputed_layers(shard.training, sum(held))
+    chunks = []
+    for index, count in enumerate(held):
+        number = index * layout.pp + stage
+        chunks.append(
+            Chunk(
+                stage=stage,
+                index=index,
+                layers=count,
+                first=number == 0,
+                last=number == layout.pp * layout.vp - 1,
+                recomputed=min(left, count),
+            )
+        )
+        left -= chunks[-1].recomputed
+    return tuple(chunks)
+
+
+def layer_blocks(blocks: Blocks, chunk: Chunk, direction: str, layers: range) -> list[tuple[Block, int]]:
+    """The blocks of some consecutive layers of a chunk."""
+    if direction == "F":
+        return [(blocks.layer_forward, len(layers))]
+    again = len(layers)
+    if blocks.shard.training.recompute_mode == "full":
+        again = len([layer for layer in layers if layer < chunk.recomputed])
+    recomputed = [(blocks.again, again)] if again and blocks.again.pieces else []
+    return [*recomputed, (blocks.layer_backward, len(layers))]
+
+
+def chunk_segment(blocks: Blocks, chunk: Chunk, direction: str, layers: range | None = None) -> Segment:
+    """A pass of a micro-batch through a chunk, or through some of its layers.
+
+    The embedding goes with layer 0 and the head with the last layer.
+    """
+    part = range(chunk.layers) if layers is None else layers
+    before = [(blocks.ends[f"embedding {direction}"], 1)] if chunk.first and part.start == 0 else []
+    behind = [(blocks.ends[f"head {direction}"], 1)] if chunk.last and part.stop == chunk.layers else []
+    middle = layer_blocks(blocks, chunk, direction, part) if len(part) else []
+    ordered = [*before, *middle, *behind] if direction == "F" else [*behind, *middle, *before]
+    word = "forward" if direction == "F" else "backward"
+    return Segment(name=word, blocks=tuple(ordered))
+
+
+def layer_parameters(shard: Shard) -> float:
+    """Of one layer on one rank: the matrices split by tensor parallelism, norms on every rank."""
+    model = shard.model
+    matrices = model.layer_matmul_parameters + model.layer_bias_parameters
+    return matrices / shard.layout.tp + (model.layer_parameters - matrices)
+
+
+def chunk_parameters(shard: Shard, chunk: Chunk) -> float:
+    """Of a chunk on one rank, with the embedding and the head where they are.
+
+    A head that shares the embedding's weights keeps a copy of them if it is on another stage.
+    """
+    model = shard.model
+    table = float(shard.vocab * model.hidden)
+    total = chunk.layers * layer_parameters(shard)
+    if chunk.first:
+        rest = model.embedding_parameters - model.vocab * model.hidden
+        total += table + rest
+    if chunk.last:
+        shared = model.tied_embeddings and shard.layout.pp == 1
+        total += model.final_norm_parameters + model.pretraining_head_parameters + (0.0 if shared else table)
+    return total
+
+
+def layer_kept_bytes(blocks: Blocks, *, recomputed: bool) -> float:
+    """Activations that one layer keeps of one micro-batch."""
+    mode = blocks.shard.training.recompute_mode
+    if mode == "full" and not recomputed:
+        mode = "none"
+    rows = blocks.shard.split_tokens
+    input_bytes = rows * blocks.shard.model.hidden * blocks.shard.precision.activation_bytes
+    return kept_bytes(blocks.layer, mode, input_bytes)
+
+
+def chunk_kept_bytes(blocks: Blocks, chunk: Chunk) -> float:
+    """Activations that a chunk keeps of one micro-batch, the loss left out: it is run back at once."""
+    again = chunk.recomputed * layer_kept_bytes(blocks, recomputed=True)
+    if blocks.shard.training.recompute_mode != "full":
+        return chunk.layers * layer_kept_bytes(blocks, recomputed=False)
+    return again + (chunk.layers - chunk.recomputed) * layer_kept_bytes(blocks, recomputed=False)

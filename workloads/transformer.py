@@ -1,0 +1,88 @@
+"""The pieces of a transformer: one layer, the embedding before it and the head behind it.
+
+Written for one device in the shapes of its `Shard`; the parallelisms add their communication.
+"""
+
+from workloads.attention import core
+from workloads.linear import linear
+from workloads.parallelism import tensor
+from workloads.pieces import Piece, pointwise
+from workloads.shard import Shard
+
+
+def layer(shard: Shard) -> tuple[Piece, ...]:
+    """Attention and MLP with their norms and residuals."""
+    return (*_attention_half(shard), *_mlp_half(shard))
+
+
+def _attention_half(shard: Shard) -> tuple[Piece, ...]:
+    model = shard.model
+    biased = model.biases != "none"
+    rotary = model.positions == "rope"
+    rope = (_rope(shard),) if rotary else ()
+    qkv = linear(shard, "qkv", model.hidden, _qkv_outputs(shard), bias=biased)
+    out = linear(
+        shard, "proj", shard.heads * model.head_dim, (model.hidden,), bias=model.biases == "all"
+    )
+    return (
+        _norm(shard),
+        tensor.column(shard, qkv),
+        *rope,
+        core(shard),
+        tensor.row(shard, out),
+        _residual(shard),
+    )
+
+
+def _qkv_outputs(shard: Shard) -> tuple[int, ...]:
+    query, key = shard.heads * shard.model.head_dim, shard.kv_heads * shard.model.head_dim
+    return (query + 2 * key,) if shard.stack.fused_projections else (query, key, key)
+
+
+def _mlp_half(shard: Shard) -> tuple[Piece, ...]:
+    model, columns = shard.model, shard.ffn
+    biased = model.biases == "all"
+    if model.gated:
+        outputs = (2 * columns,) if shard.stack.fused_projections else (columns, columns)
+    else:
+        outputs = (columns,)
+    activation = shard.kernels.gated if model.gated else shard.kernels.activation(model.activation)
+    return (
+        _norm(shard),
+        tensor.column(shard, linear(shard, "up", model.hidden, outputs, bias=biased)),
+        pointwise(shard, "activation", activation, shard.tokens, columns),
+        tensor.row(shard, linear(shard, "down", columns, (model.hidden,), bias=biased)),
+        _residual(shard),
+    )
+
+
+def _norm(shard: Shard) -> Piece:
+    kernels = shard.kernels.rms_norm if shard.model.norm == "rms_norm" else shard.kernels.layer_norm
+    return pointwise(shard, "norm", kernels, shard.split_tokens, shard.model.hidden)
+
+
+def _residual(shard: Shard) -> Piece:
+    kernels = shard.kernels.residual_with_dropout if shard.dropout else shard.kernels.residual
+    return pointwise(shard, "residual", kernels, shard.split_tokens, shard.model.hidden)
+
+
+def _rope(shard: Shard) -> Piece:
+    columns = (shard.heads + shard.kv_heads) * shard.model.head_dim
+    return pointwise(shard, "rope", shard.kernels.rope, shard.tokens, columns)
+
+
+def embedding(shard: Shard) -> tuple[Piece, ...]:
+    """Token and position look-up; split over the vocabulary, the parts are summed."""
+    piece = pointwise(shard, "embedding", shard.kernels.embedding, shard.tokens, shard.model.hidden)
+    return (tensor.embedding(shard, piece),)
+
+
+def head(shard: Shard) -> tuple[Piece, ...]:
+    """Final norm, projection onto the vocabulary in the activation type, loss."""
+    logits = linear(shard, "logits", shard.model.hidden, (shard.vocab,), narrow=False)
+    return (_norm(shard), tensor.column(shard, logits), _loss(shard))
+
+
+def _loss(shard: Shard) -> Piece:
+    piece = pointwise(shard, "loss", shard.kernels.loss, shard.tokens, shard.vocab)
+    return tensor.loss(shard, piece)
