@@ -159,7 +159,8 @@ class Result:
         total: dict[Op, float] = {}
         for op, runs in zip(self.program.ops, self._counts(), strict=True):
             if isinstance(op, Message):
-                total[op.op] = total.get(op.op, 0.0) + runs * self.prices[op.op].seconds
+                for message in op.ops:
+                    total[message] = total.get(message, 0.0) + runs * self.prices[message].seconds
                 continue
             for block, count in op.blocks:
                 for work in block.work:

@@ -55,5 +55,5 @@ def compute_rate(job: Job) -> float:
 
 def _seconds(op: Segment | Message, times: Mapping[int, BlockTime], prices: Mapping[Op, Price]) -> float:
     if isinstance(op, Message):
-        return prices[op.op].seconds
+        return sum(prices[message].seconds for message in op.ops)
     return sum(count * times[id(block)].seconds for block, count in op.blocks)

@@ -6,7 +6,7 @@ over the replicas, beside the last backward pass or behind it; then the optimize
 
 from collections import deque
 
-from workloads.graph import Program
+from workloads.graph import COMPUTE, Program
 from workloads.layout import micro_batches
 from workloads.optimizer import finish
 from workloads.parallelism import pipeline
@@ -53,7 +53,7 @@ class _Sender:
         self.weave = weave
         self.stages = shard.layout.pp
         self.last = shard.layout.pp * shard.layout.vp - 1
-        self.stream = pipeline.STREAM if shard.stack.overlap.pipeline else "compute"
+        self.stream = pipeline.STREAM if shard.stack.overlap.pipeline else COMPUTE
         self.routes = [pipeline.activations(shard, stage) for stage in range(self.stages)]
         self.inbox: dict[tuple[str, int, int], tuple[int, ...]] = {}
 
@@ -71,5 +71,5 @@ class _Sender:
         if not 0 <= target <= self.last:
             return
         if target % self.stages != stage:
-            done = self.weave.messages(self.routes[stage], stage, done, self.stream, slot.micro_batch)
+            done = self.weave.add(self.routes[stage], stage, done, self.stream, slot.micro_batch)
         self.inbox[slot.direction, slot.micro_batch, target] = done

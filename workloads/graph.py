@@ -57,10 +57,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Message:
-    """Communication between ranks that a task carries out; `dimension` is dp, pp, ..."""
+    """Communication between ranks that a task carries out, one op after the other; `dimension` is dp, pp, ..."""
 
     name: str
-    op: CommunicationOp
+    ops: tuple[CommunicationOp, ...]
     dimension: str
 
 
@@ -97,7 +97,9 @@ def leaf_ops(program: Program) -> list[Op]:
     seen: dict[Op, None] = {}
     for block in blocks(program):
         seen.update((work.op, None) for work in block.work)
-    seen.update((op.op, None) for op in program.ops if isinstance(op, Message))
+    for message in program.ops:
+        if isinstance(message, Message):
+            seen.update((op, None) for op in message.ops)
     return list(seen)
 
 

@@ -35,8 +35,8 @@ def _gradients(weave: Weave, blocks: Blocks, passes: Passes) -> tuple[int, ...]:
     parameters = trained_parameters(blocks, passes)
     if passes.reduced or not parameters:
         return (*tail, *passes.reduced[-1:])
-    messages = data.reduce_gradients(blocks.shard, parameters)
-    return weave.messages(messages, passes.stage, tail, data.STREAM)
+    message = data.reduce_gradients(blocks.shard, parameters)
+    return tail if message is None else weave.add(message, passes.stage, tail, data.STREAM)
 
 
 def _shared_embedding(weave: Weave, blocks: Blocks, synchronised: list[tuple[int, ...]]) -> None:
@@ -47,7 +47,7 @@ def _shared_embedding(weave: Weave, blocks: Blocks, synchronised: list[tuple[int
     last = shard.layout.pp - 1
     both = (*synchronised[0], *synchronised[last])
     for stage in (0, last):
-        synchronised[stage] = (weave.add(message, stage, both, pipeline.STREAM),)
+        synchronised[stage] = weave.add(message, stage, both, pipeline.STREAM)
 
 
 def _update(
@@ -59,16 +59,14 @@ def _update(
     held = parameters / layout.shards
     if optimizer.norm and parameters:
         weave.add(_segment("gradient norm", optimizer.norm, held), stage, ready)
-        ready = weave.messages(
-            (pipeline.norm_sum(blocks.shard),), stage, (*everyone, *weave.tail(stage)), pipeline.STREAM
-        )
+        others = (*everyone, *weave.tail(stage))
+        ready = weave.add(pipeline.norm_sum(blocks.shard), stage, others, pipeline.STREAM)
     mixed = optimizer.mixed if blocks.shard.precision.master else ()
     if parameters:
         weave.add(_segment("optimizer", (*optimizer.clip, *optimizer.update, *mixed), held), stage, ready)
-    if layout.zero in (1, 2) and not passes.gathers_ahead:
-        weave.messages(
-            data.gather_parameters(blocks.shard, parameters), stage, weave.tail(stage), data.STREAM
-        )
+    gather = data.gather_parameters(blocks.shard, parameters)
+    if gather is not None and layout.zero in (1, 2) and not passes.gathers_ahead:
+        weave.add(gather, stage, weave.tail(stage), data.STREAM)
 
 
 def _segment(name: str, kernels: tuple[str, ...], parameters: float) -> Segment:

@@ -1,7 +1,7 @@
 """A micro-batch through one stage, forward or backward, with the data-parallel messages beside it."""
 
-from workloads.graph import Block, Message, Segment, Work
-from workloads.ops import DTYPE_BYTES, Pointwise
+from workloads.graph import Message
+from workloads.ops import DTYPE_BYTES
 from workloads.parallelism import data
 from workloads.schedules import Slot
 from workloads.stage import Blocks, Chunk, chunk_parameters, chunk_segment, layer_parameters
@@ -24,21 +24,14 @@ class Passes:
         self.whole = [
             {direction: chunk_segment(blocks, chunk, direction) for direction in "FB"} for chunk in chunks
         ]
-        self.accumulate = [_accumulation(blocks, chunk) for chunk in chunks]
         self.reduced: list[int] = []
         self.held: int | None = None
 
     def run(self, slot: Slot, after: tuple[int, ...], *, last: bool) -> tuple[int, ...]:
         """Queue the pass; returns the tasks that its result waits for."""
         if slot.direction == "F":
-            done = self._forward(slot, after)
-        else:
-            done = self._backward(slot, after, last=last)
-        if slot.direction == "B" and self.accumulate[slot.chunk] is not None:
-            segment = self.accumulate[slot.chunk]
-            assert segment is not None
-            self.weave.add(segment, self.stage, (), micro_batch=slot.micro_batch)
-        return done
+            return self._forward(slot, after)
+        return self._backward(slot, after, last=last)
 
     @property
     def layout_zero(self) -> int:
@@ -66,9 +59,9 @@ class Passes:
         if self.gathers_ahead and slot.micro_batch == 0:
             gathered = [self._gather(unit, (), slot) for unit in units]
             for unit, ready in zip(units, gathered, strict=True):
-                after = (self._compute(unit, slot, (*after, *ready)),)
+                after = self._compute(unit, slot, (*after, *ready))
             return after
-        return (self._whole(slot, after),)
+        return self._whole(slot, after)
 
     def _backward(self, slot: Slot, after: tuple[int, ...], *, last: bool) -> tuple[int, ...]:
         units = self.units[slot.chunk][::-1]
@@ -76,10 +69,10 @@ class Passes:
             return self._sharded(units, slot, after, reduces=True)
         if self.overlaps_gradients and (last or self.layout_zero == 2):
             for unit in units:
-                after = (self._compute(unit, slot, after),)
+                after = self._compute(unit, slot, after)
                 self._reduce(unit, after, slot)
             return after
-        return (self._whole(slot, after),)
+        return self._whole(slot, after)
 
     def _sharded(
         self, units: list["_Unit"], slot: Slot, after: tuple[int, ...], *, reduces: bool
@@ -94,27 +87,30 @@ class Passes:
         done: tuple[int, ...] = after
         for index, unit in enumerate(units):
             following = self._gather(units[index + 1], before, slot) if index + 1 < len(units) else ()
-            before = done = (self._compute(unit, slot, (*done, *ready)),)
+            before = done = self._compute(unit, slot, (*done, *ready))
             if reduces:
                 self._reduce(unit, done, slot)
             ready = following
         self.held = None if reduces else slot.micro_batch
         return done
 
-    def _whole(self, slot: Slot, after: tuple[int, ...]) -> int:
+    def _whole(self, slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:
         segment = self.whole[slot.chunk][slot.direction]
         return self.weave.add(segment, self.stage, after, micro_batch=slot.micro_batch)
 
-    def _compute(self, unit: "_Unit", slot: Slot, after: tuple[int, ...]) -> int:
+    def _compute(self, unit: "_Unit", slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:
         return self.weave.add(unit.segments[slot.direction], self.stage, after, micro_batch=slot.micro_batch)
 
     def _gather(self, unit: "_Unit", after: tuple[int, ...], slot: Slot) -> tuple[int, ...]:
-        return self.weave.messages(unit.gather, self.stage, after, data.STREAM, slot.micro_batch)
+        if unit.gather is None:
+            return ()
+        return self.weave.add(unit.gather, self.stage, after, data.STREAM, slot.micro_batch)
 
     def _reduce(self, unit: "_Unit", after: tuple[int, ...], slot: Slot) -> None:
-        self.reduced.extend(
-            self.weave.messages(unit.reduce, self.stage, after, data.STREAM, slot.micro_batch)
-        )
+        if unit.reduce is not None:
+            self.reduced.extend(
+                self.weave.add(unit.reduce, self.stage, after, data.STREAM, slot.micro_batch)
+            )
 
 
 class _Unit:
@@ -128,8 +124,8 @@ class _Unit:
         both = chunk.first and chunk.last and chunk.layers > len(layers)
         self.parameters = len(layers) * layer_parameters(shard)
         self.parameters += ends / (2 if both else 1) if at_an_end else 0.0
-        self.gather: tuple[Message, ...] = data.gather_parameters(shard, self.parameters)
-        self.reduce: tuple[Message, ...] = data.reduce_gradients(shard, self.parameters)
+        self.gather: Message | None = data.gather_parameters(shard, self.parameters)
+        self.reduce: Message | None = data.reduce_gradients(shard, self.parameters)
 
     @classmethod
     def all_of(cls, blocks: Blocks, chunk: Chunk) -> "list[_Unit]":
@@ -148,16 +144,3 @@ class _Unit:
             key = (len(layers), start == 0, layers.stop == chunk.layers, again)
             units.append(made.setdefault(key, cls(blocks, chunk, layers)))
         return units
-
-
-def _accumulation(blocks: Blocks, chunk: Chunk) -> Segment | None:
-    """Adding a micro-batch's gradients to the buffer, where the GEMMs do not do it."""
-    shard = blocks.shard
-    kernels = shard.stack.optimizer.accumulate
-    if not kernels or shard.stack.fused_gradient_accumulation or shard.training.task == "lora":
-        return None
-    size = round(chunk_parameters(shard, chunk))
-    dtype = shard.precision.activation
-    work = tuple(Work(Pointwise(op=kernel, rows=1, cols=size, dtype=dtype)) for kernel in kernels)
-    block = Block(name="accumulate", phase="backward", pieces=(work,))
-    return Segment(name="accumulate", blocks=((block, 1),))

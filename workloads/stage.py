@@ -7,7 +7,7 @@ from functools import cached_property
 from workloads import transformer
 from workloads.graph import Block, Segment
 from workloads.layout import chunk_layers, recomputed_layers
-from workloads.pieces import Piece
+from workloads.pieces import Piece, kernel_work
 from workloads.recompute import kept_bytes, run_again
 from workloads.shard import Shard
 
@@ -59,6 +59,24 @@ class Blocks:
         """What the backward pass of one layer runs again, by the mode of the job."""
         work = run_again(self.layer, self.shard.training.recompute_mode)
         return Block(name="layer", phase="recompute", pieces=work)
+
+    @cached_property
+    def layer_accumulation(self) -> Block | None:
+        """Adding the gradients of one layer to their buffer."""
+        return self._accumulation(layer_parameters(self.shard))
+
+    @cached_property
+    def table_accumulation(self) -> Block | None:
+        """Adding the gradients of an embedding table to their buffer."""
+        return self._accumulation(float(self.shard.vocab * self.shard.model.hidden))
+
+    def _accumulation(self, parameters: float) -> Block | None:
+        """None where the weight-gradient GEMMs add to the buffer themselves."""
+        stack = self.shard.stack
+        if stack.fused_gradient_accumulation or self.shard.training.task == "lora":
+            return None
+        work = kernel_work(self.shard, stack.optimizer.accumulate, 1, round(parameters), "fwd")
+        return Block(name="accumulate", phase="backward", pieces=(work,)) if work else None
 
     @cached_property
     def ends(self) -> dict[str, Block]:
@@ -114,7 +132,8 @@ def layer_blocks(blocks: Blocks, chunk: Chunk, direction: str, layers: range) ->
     if blocks.shard.training.recompute_mode == "full":
         again = len([layer for layer in layers if layer < chunk.recomputed])
     recomputed = [(blocks.again, again)] if again and blocks.again.pieces else []
-    return [*recomputed, (blocks.layer_backward, len(layers))]
+    added = [(blocks.layer_accumulation, len(layers))] if blocks.layer_accumulation else []
+    return [*recomputed, (blocks.layer_backward, len(layers)), *added]
 
 
 def chunk_segment(blocks: Blocks, chunk: Chunk, direction: str, layers: range | None = None) -> Segment:
@@ -125,6 +144,9 @@ def chunk_segment(blocks: Blocks, chunk: Chunk, direction: str, layers: range | 
     part = range(chunk.layers) if layers is None else layers
     before = [(blocks.ends[f"embedding {direction}"], 1)] if chunk.first and part.start == 0 else []
     behind = [(blocks.ends[f"head {direction}"], 1)] if chunk.last and part.stop == chunk.layers else []
+    if direction == "B" and blocks.table_accumulation:
+        before = [(blocks.table_accumulation, 1), *before] if before else []
+        behind = [*behind, (blocks.table_accumulation, 1)] if behind else []
     middle = layer_blocks(blocks, chunk, direction, part) if len(part) else []
     ordered = [*before, *middle, *behind] if direction == "F" else [*behind, *middle, *before]
     word = "forward" if direction == "F" else "backward"

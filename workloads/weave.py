@@ -1,7 +1,5 @@
 """Puts tasks on streams: the small amount of state that writing a program needs."""
 
-from collections.abc import Iterable, Sequence
-
 from workloads.graph import COMPUTE, Message, Program, Segment, Task
 
 
@@ -22,33 +20,22 @@ class Weave:
         after: tuple[int, ...] = (),
         stream: str = COMPUTE,
         micro_batch: int = -1,
-    ) -> int:
-        """Queue `op` on a stream of `rank`; returns the task's index."""
+    ) -> tuple[int]:
+        """Queue `op` on a stream of `rank`; returns what a task that needs its outcome waits for."""
+        number = self._index.get(id(op))
+        if number is None:
+            number = self._index[id(op)] = len(self.ops)
+            self.ops.append(op)
         index = len(self.tasks)
-        self.tasks.append(Task(self._op(op), rank, stream, after, micro_batch))
+        self.tasks.append(Task(number, rank, stream, after, micro_batch))
         if stream == COMPUTE:
             self._tail[rank] = index
-        return index
-
-    def messages(
-        self, messages: Sequence[Message], rank: int, after: Iterable[int], stream: str, micro_batch: int = -1
-    ) -> tuple[int, ...]:
-        """Queue messages one after the other; returns what a reader of the last waits for."""
-        wait = tuple(after)
-        for message in messages:
-            wait = (self.add(message, rank, wait, stream, micro_batch),)
-        return wait
+        return (index,)
 
     def tail(self, rank: int) -> tuple[int, ...]:
-        """The last computation queued on `rank`, if any."""
+        """The last task queued on the compute stream of `rank`, if any."""
         return (self._tail[rank],) if rank in self._tail else ()
 
     def program(self) -> Program:
         """All that was queued."""
         return Program(ops=tuple(self.ops), tasks=tuple(self.tasks), ranks=self.ranks)
-
-    def _op(self, op: Segment | Message) -> int:
-        index = self._index.setdefault(id(op), len(self.ops))
-        if index == len(self.ops):
-            self.ops.append(op)
-        return index

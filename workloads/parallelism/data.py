@@ -6,7 +6,7 @@ smaller than the data-parallel ranks, groups replicate each other, and gradients
 """
 
 from workloads.graph import Message
-from workloads.ops import DTYPE_BYTES, Collective
+from workloads.ops import DTYPE_BYTES, Collective, CollectiveKind
 from workloads.shard import Shard
 
 STREAM = "dp"
@@ -18,40 +18,37 @@ def gradient_dtype(shard: Shard) -> str:
     return "fp32" if shard.stack.storage.reduce == "fp32" else shard.precision.activation
 
 
-def reduce_gradients(shard: Shard, parameters: float) -> tuple[Message, ...]:
-    """Sum the gradients of `parameters` (one rank's, before sharding) over the replicas."""
+def reduce_gradients(shard: Shard, parameters: float) -> Message | None:
+    """Sum the gradients of `parameters` (one rank's, before sharding) over the replicas; None for one replica."""
     layout = shard.layout
     size = parameters * DTYPE_BYTES[gradient_dtype(shard)]
-    if layout.data_ranks == 1:
-        return ()
+    if layout.data_ranks == 1 or shard.training.task == "lora":
+        return None
     if layout.zero == 0 or (layout.zero < 3 and shard.stack.data.zero_gradients == "all_reduce"):
-        return (_message(shard, "all_reduce", size, layout.data_ranks, layout.tp),)
+        return _message(_sum(shard, "all_reduce", size, layout.data_ranks, layout.tp))
     replicas = layout.data_ranks // layout.shards
-    scatter = _message(shard, "reduce_scatter", size, layout.shards, layout.tp)
+    scatter = _sum(shard, "reduce_scatter", size, layout.shards, layout.tp)
     if replicas == 1:
-        return (scatter,)
-    across = _message(shard, "all_reduce", size / layout.shards, replicas, layout.tp * layout.shards)
-    return (scatter, across)
+        return _message(scatter)
+    across = _sum(shard, "all_reduce", size / layout.shards, replicas, layout.tp * layout.shards)
+    return _message(scatter, across)
 
 
-def gather_parameters(shard: Shard, parameters: float) -> tuple[Message, ...]:
-    """Collect the parameters that ZeRO has sharded, in the type that computes."""
+def gather_parameters(shard: Shard, parameters: float) -> Message | None:
+    """Collect the parameters that ZeRO has sharded, in the type that computes; None where it shards none."""
     layout = shard.layout
     if layout.shards == 1:
-        return ()
+        return None
     size = parameters * DTYPE_BYTES[shard.precision.activation]
     op = Collective(
         op="all_gather", bytes=size, ranks=layout.shards, stride=layout.tp, dtype=shard.precision.activation
     )
-    return (Message(name="all_gather", op=op, dimension=DIMENSION),)
+    return _message(op)
 
 
-def _message(shard: Shard, kind: str, size: float, ranks: int, stride: int) -> Message:
-    op = Collective(
-        op="all_reduce" if kind == "all_reduce" else "reduce_scatter",
-        bytes=size,
-        ranks=ranks,
-        stride=stride,
-        dtype=gradient_dtype(shard),
-    )
-    return Message(name=kind, op=op, dimension=DIMENSION)
+def _message(*ops: Collective) -> Message:
+    return Message(name=ops[0].op, ops=ops, dimension=DIMENSION)
+
+
+def _sum(shard: Shard, kind: CollectiveKind, size: float, ranks: int, stride: int) -> Collective:
+    return Collective(op=kind, bytes=size, ranks=ranks, stride=stride, dtype=gradient_dtype(shard))

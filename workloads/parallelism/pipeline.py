@@ -14,7 +14,7 @@ def stage_stride(shard: Shard) -> int:
     return shard.layout.gpus // shard.layout.pp
 
 
-def activations(shard: Shard, source: int) -> tuple[Message, ...]:
+def activations(shard: Shard, source: int) -> Message:
     """A micro-batch's activations, or their gradients, from stage `source` to a neighbour.
 
     With scatter-gather each tensor-parallel rank sends its part, and the parts are gathered on arrival
@@ -25,11 +25,10 @@ def activations(shard: Shard, source: int) -> tuple[Message, ...]:
     split = shard.stack.scatter_gather and layout.tp > 1 and not layout.sequence_parallel
     stride = stage_stride(shard)
     send = Transfer(bytes=size / layout.tp if split else size, stride=stride, source=source * stride)
-    message = Message(name="send_recv", op=send, dimension=DIMENSION)
     if not split:
-        return (message,)
+        return Message(name="send_recv", ops=(send,), dimension=DIMENSION)
     gather = Collective(op="all_gather", bytes=size, ranks=layout.tp, dtype=shard.precision.activation)
-    return (message, Message(name="all_gather", op=gather, dimension=DIMENSION))
+    return Message(name="send_recv", ops=(send, gather), dimension=DIMENSION)
 
 
 def embedding_gradients(shard: Shard) -> Message:
@@ -37,10 +36,10 @@ def embedding_gradients(shard: Shard) -> Message:
     size = shard.vocab * shard.model.hidden * DTYPE_BYTES[gradient_dtype(shard)]
     stride = stage_stride(shard) * (shard.layout.pp - 1)
     op = Collective(op="all_reduce", bytes=size, ranks=2, stride=stride, dtype=gradient_dtype(shard))
-    return Message(name="embedding all_reduce", op=op, dimension=DIMENSION)
+    return Message(name="embedding all_reduce", ops=(op,), dimension=DIMENSION)
 
 
 def norm_sum(shard: Shard) -> Message:
     """One number over all ranks that hold different parameters: the norm of the gradient."""
     op = Collective(op="all_reduce", bytes=4.0, ranks=shard.layout.gpus, dtype="fp32")
-    return Message(name="norm all_reduce", op=op, dimension=DIMENSION)
+    return Message(name="norm all_reduce", ops=(op,), dimension=DIMENSION)

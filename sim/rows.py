@@ -1,0 +1,150 @@
+"""A row of the step-time table -> a job. The columns are those of published runs; blanks mean the usual."""
+
+from collections.abc import Mapping
+from functools import cache
+
+from hardware import catalog as hardware
+from hardware.types import Cluster
+from sim.catalog import stack, stacks
+from sim.job import Job
+from workloads.errors import WorkloadError, unknown
+from workloads.layout import Layout, Training
+from workloads.model import Model
+
+REQUIRED = (
+    "id source device gpus gpus_per_node fabric inter_node_gbit_per_s stack family layers hidden ffn heads vocab "
+    "seq_len global_batch micro_batch precision tp pp zero recompute missing_inputs"
+).split()
+# A source that leaves these open leaves the step time open; the usual network of a system is close enough.
+NEEDED_INPUTS = ("recompute", "zero_stage_or_fsdp", "vocab")
+COVERED = ("gpt", "llama", "bert")
+UNSTATED_STACK = "megatron-lm-2022"
+NVL72_GPUS = 72
+Row = Mapping[str, str]
+
+
+class Skipped(Exception):
+    """A row that cannot be simulated; the message says why."""
+
+
+def job_of(row: Row) -> Job:
+    """The job that a row describes; raises Skipped with the reason if it is not one."""
+    _refuse(row)
+    try:
+        tp = _int(row, "tp", 1)
+        return Job(
+            model=_model(row),
+            cluster=_cluster(row),
+            training=_training(row),
+            layout=_layout(row, tp),
+            stack=stack(row["stack"] or UNSTATED_STACK),
+            execution=row.get("execution") or "",
+            attention=row.get("attention") or "",
+        )
+    except (ValueError, KeyError) as error:
+        raise Skipped(str(error)) from error
+
+
+def _refuse(row: Row) -> None:
+    if row["family"] not in COVERED:
+        raise Skipped(f"family {row['family']!r} is not simulated; covered: {', '.join(COVERED)}")
+    missing = [name for name in row["missing_inputs"].split(";") if name in NEEDED_INPUTS]
+    if missing:
+        raise Skipped(f"the source does not give {', '.join(missing)}")
+    if row.get("task") == "single layer":
+        raise Skipped("a single layer, not a step")
+    if row["stack"] and row["stack"] not in stacks():
+        raise Skipped(unknown("stack", row["stack"], stacks()))
+
+
+def _model(row: Row) -> Model:
+    llama, bert = row["family"] == "llama", row["family"] == "bert"
+    heads, hidden = _int(row, "heads"), _int(row, "hidden")
+    return Model(
+        name=row.get("model") or row["id"],
+        family="llama" if llama else "bert" if bert else "gpt",
+        layers=_int(row, "layers"),
+        hidden=hidden,
+        ffn=_int(row, "ffn"),
+        heads=heads,
+        kv_heads=_int(row, "kv_heads", heads),
+        head_dim=hidden // heads,
+        vocab=_int(row, "vocab"),
+        gated=llama,
+        norm="rms_norm" if llama else "layer_norm",
+        biases="none" if llama else "all",
+        tied_embeddings=not llama,
+        positions="rope" if llama else "learned",
+        max_positions=_int(row, "seq_len"),
+        activation="silu" if llama else "gelu",
+        embedding_norm=bert,
+    )
+
+
+def _training(row: Row) -> Training:
+    return Training(
+        seq_len=_int(row, "seq_len"),
+        global_batch=_int(row, "global_batch"),
+        micro_batch=_int(row, "micro_batch"),
+        precision=row["precision"],
+        recompute=row["recompute"] or "none",
+        task="lora" if row["zero"] == "lora" else "pretrain",
+    )
+
+
+def _layout(row: Row, tp: int) -> Layout:
+    pp, cp = _int(row, "pp", 1), _int(row, "cp", 1)
+    dp = _int(row, "gpus") // (tp * pp * cp)
+    zero = 0 if row["zero"] in ("", "lora") else _int(row, "zero")
+    usual = stack(row["stack"]).sequence_parallel if row["stack"] else False
+    sequence_parallel = row.get("sequence_parallel") or ("yes" if usual else "no")
+    return Layout(
+        dp=max(dp, 1),
+        tp=tp,
+        pp=pp,
+        vp=_int(row, "vp", 1),
+        cp=cp,
+        zero=zero,
+        zero_group=_int(row, "zero_group", 0) if zero else 0,
+        sequence_parallel=sequence_parallel == "yes" and tp > 1,
+    )
+
+
+def _cluster(row: Row) -> Cluster:
+    """Full nodes of the device, joined as the row says."""
+    gpus, per_node = _int(row, "gpus"), _int(row, "gpus_per_node")
+    return _cluster_of(
+        row["device"], row["fabric"], per_node, -(-gpus // per_node), float(row["inter_node_gbit_per_s"])
+    )
+
+
+@cache
+def _cluster_of(device: str, fabric: str, per_node: int, nodes: int, gbit_per_s: float) -> Cluster:
+    found = hardware.device(device)
+    if fabric not in found.links:
+        raise WorkloadError(device, [unknown("fabric", fabric, found.links)])
+    return Cluster(
+        name=f"{device} x {per_node}, {fabric}",
+        title="from a table of runs",
+        device=found,
+        nodes=nodes,
+        gpus_per_node=per_node,
+        domain_gpus=NVL72_GPUS if fabric == "nvl72" else per_node,
+        scale_up=hardware.fabric(fabric),
+        scale_up_bytes_per_s=found.links[fabric],
+        scale_out=hardware.fabric("infiniband"),
+        scale_out_bytes_per_s=gbit_per_s * 1e9 / 8,
+        source="table of runs",
+    )
+
+
+def _int(row: Row, key: str, default: int | None = None) -> int:
+    text = row.get(key) or ""
+    if not text and default is not None:
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        raise Skipped(f"{key} = {text!r}: a whole number is needed") from None
+
+

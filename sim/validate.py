@@ -1,0 +1,158 @@
+"""Predictions against measurements: a table of published runs in, errors out. Nothing is fitted here."""
+
+import csv
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hardware.descriptor import DescriptorError
+from sim.result import Result
+from sim.rows import REQUIRED, Row, Skipped, job_of
+from sim.step import simulate
+
+GIB = 2.0**30
+Record = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """Rows as they were compared, and their summary by source.
+
+    Each row has id, source, measured_s, predicted_s, error (predicted / measured - 1) or a reason in
+    `skipped`; where the table gives them also measured and predicted memory (bytes) and whether it fits.
+    """
+
+    rows: list[Record]
+    summary: list[Record]
+
+
+def validate_table(path: Path) -> Validation:
+    """Simulate every row of a step-time table; raises DescriptorError if it is not one."""
+    rows = [compare(row) for row in read_rows(path)]
+    return Validation(rows=rows, summary=summary(rows))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a table of runs, all its faults at once."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            rows: list[Row] = [dict(row) for row in reader]
+            columns = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DescriptorError(path, [f"cannot be read: {error}"]) from error
+    missing = [column for column in REQUIRED if column not in columns]
+    if missing:
+        raise DescriptorError(path, [f"columns are missing: {', '.join(missing)}"])
+    if not rows:
+        raise DescriptorError(path, ["has no rows"])
+    return [{key: value or "" for key, value in row.items() if key} for row in rows]
+
+
+def compare(row: Row) -> Record:
+    """One row simulated and held against what it measured."""
+    record: Record = {
+        "id": row["id"],
+        "source": row["source"],
+        "device": row["device"],
+        "stack": row["stack"],
+        "measured_s": measured_s(row),
+        "predicted_s": None,
+        "error": None,
+        "skipped": None,
+    }
+    try:
+        result = simulate(job_of(row))
+    except (Skipped, ValueError) as error:
+        return record | {"skipped": str(error)}
+    return record | _step(record, result) | _memory(row, result)
+
+
+def measured_s(row: Row) -> float | None:
+    """The step time of a row, from its tokens per second where it gives only those."""
+    if row.get("step_time_s"):
+        return float(row["step_time_s"])
+    if row.get("tokens_per_s_per_gpu"):
+        tokens = int(row["global_batch"]) * int(row["seq_len"])
+        return tokens / (float(row["tokens_per_s_per_gpu"]) * int(row["gpus"]))
+    return None
+
+
+def _step(record: Record, result: Result) -> Record:
+    measured = record["measured_s"]
+    low, high = result.interval_s
+    found: Record = {"predicted_s": result.step_s, "predicted_low_s": low, "predicted_high_s": high}
+    if isinstance(measured, float):
+        found["error"] = result.step_s / measured - 1.0
+        found["inside"] = low <= measured <= high
+    return found
+
+
+def _memory(row: Row, result: Result) -> Record:
+    """Where the table has it: allocated memory (tables print GiB and call them GB), and whether it ran."""
+    found: Record = {}
+    if row.get("memory_gb"):
+        measured = float(row["memory_gb"]) * GIB
+        found["measured_memory_bytes"] = measured
+        found["predicted_memory_bytes"] = result.memory.allocated
+        found["memory_error"] = result.memory.allocated / measured - 1.0
+    if row.get("outcome"):
+        found["ran"] = row["outcome"] == "ok"
+        found["fits"] = result.memory.fits
+    return found
+
+
+def summary(rows: Sequence[Mapping[str, object]]) -> list[Record]:
+    """Figures for each source, then for all rows, then for all sources with equal weight."""
+    sources = sorted({str(row["source"]) for row in rows})
+    each = [_figures(source, [row for row in rows if row["source"] == source]) for source in sources]
+    everything = _figures("all rows", rows)
+    return [*each, everything, _equal_weight(each)]
+
+
+def _figures(name: str, rows: Iterable[Mapping[str, object]]) -> Record:
+    chosen = list(rows)
+    errors = [row["error"] for row in chosen if isinstance(row["error"], float)]
+    memory = [error for row in chosen if isinstance(error := row.get("memory_error"), float)]
+    decided = [row["ran"] == row["fits"] for row in chosen if "fits" in row]
+    inside = [bool(row["inside"]) for row in chosen if "inside" in row]
+    return {
+        "source": name,
+        "n": len(errors),
+        "skipped": sum(row["skipped"] is not None for row in chosen),
+        **_error_figures(errors),
+        "inside_interval": _mean([float(one) for one in inside]),
+        "memory_n": len(memory),
+        "memory_mean_abs_error": _mean([abs(error) for error in memory]),
+        "fits_n": len(decided),
+        "fits_right": _mean([float(right) for right in decided]),
+    }
+
+
+def _error_figures(errors: Sequence[float]) -> Record:
+    absolute = [abs(error) for error in errors]
+    return {
+        "median_abs_error": statistics.median(absolute) if absolute else None,
+        "mean_abs_error": _mean(absolute),
+        "bias": _mean(errors),
+        "within_5": _mean([float(error <= 0.05) for error in absolute]),
+        "within_10": _mean([float(error <= 0.10) for error in absolute]),
+        "within_20": _mean([float(error <= 0.20) for error in absolute]),
+    }
+
+
+def _equal_weight(each: Sequence[Record]) -> Record:
+    """The mean over sources of what they have in common, so that a large one does not drown the rest."""
+    found: Record = {"source": "each source with equal weight"}
+    for key, value in each[0].items():
+        if key != "source":
+            values = [float(v) for one in each if isinstance(v := one[key], int | float)]
+            counted = key in ("n", "skipped", "memory_n", "fits_n")
+            found[key] = math.fsum(values) if counted else _mean(values)
+    return found
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
