@@ -34,15 +34,15 @@ def play_block(
     tasks = block_tasks(block)
     work = block.work
     seconds = [prices[item.op] for item in work]
-    launch = host.launch_s[execution]
+    launches = [host.launch_s[execution] if item.stream == COMPUTE else host.message_s for item in work]
     if host.blocking:
-        seconds = [second + launch + host.synchronise_s for second in seconds]
+        seconds = [sum(parts) + host.synchronise_s for parts in zip(seconds, launches, strict=True)]
     beside = {item.stream for item in work} - {COMPUTE}
     timeline = play(tasks, seconds, beside=beside, compute_rate=compute_rate)
     compute = sum(second for item, second in zip(work, seconds, strict=True) if item.stream == COMPUTE)
     exposed, busy = _exposed(work, timeline)
-    hosted = 0.0 if host.blocking else max(len(work) * launch - timeline.seconds, 0.0)
-    blocked = len(work) * (launch + host.synchronise_s) if host.blocking else 0.0
+    hosted = 0.0 if host.blocking else max(sum(launches) - timeline.seconds, 0.0)
+    blocked = sum(launches) + len(work) * host.synchronise_s if host.blocking else 0.0
     return BlockTime(
         block=block,
         seconds=timeline.seconds + hosted,

@@ -1,6 +1,6 @@
 """Everything that can be asked for by name: one place to list it and to look it up.
 
-A new device, cluster, model, stack, schedule or collective is one file in its folder, and stands here at once.
+A new device, cluster, model, stack, schedule or collective is one file in its folder, and is here at once.
 """
 
 from collections.abc import Callable, Mapping

@@ -6,10 +6,10 @@ tables: degrees, batch and GPUs. Paths in a job file start at its folder.
 
 import copy
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, get_type_hints
 
 from annotated_types import Ge, Gt, Le
 
@@ -158,6 +158,12 @@ def with_values(document: Document, values: Mapping[str, Any]) -> Document:
     return changed
 
 
+def keys() -> tuple[str, ...]:
+    """Every key that a job file can have, such as `layout.tp`."""
+    hints = get_type_hints(Tables)
+    return tuple(f"{table}.{key.name}" for table in Tables.__slots__ for key in fields(hints[table]))
+
+
 def parts(document: Document, where: str, base: Path) -> Parts:
     """Check form and names; raises DescriptorError with every fault."""
     faults = list[str]()
@@ -277,7 +283,11 @@ def _word_faults(document: Document) -> Iterator[str]:
 def _looked_up(document: Document, base: Path, faults: list[str]) -> dict[str, Any]:
     """Table -> what its `name` stands for."""
     found = dict[str, Any]()
-    look_ups = {"model": catalog.model, "cluster": catalog.cluster, "stack": catalog.stack}
+    look_ups: dict[str, Callable[..., object]] = {
+        "model": catalog.model,
+        "cluster": catalog.cluster,
+        "stack": catalog.stack,
+    }
     for (table, key), name in _texts(document).items():
         if key == "name" and table in look_ups:
             try:
@@ -314,9 +324,13 @@ def _layout(table: LayoutTable, given: Parts) -> tuple[Layout, list[str]]:
     split = f"tp x pp x cp = {table.tp} x {table.pp} x {table.cp} = {replica}"
     faults = []
     if table.dp is None and gpus % replica:
-        faults.append(f"layout: {split} does not divide the {gpus} GPUs of {where}; layout.dp would use fewer")
+        faults.append(
+            f"layout: {split} does not divide the {gpus} GPUs of {where}; layout.dp would use fewer"
+        )
     elif table.dp is not None and table.dp * replica > gpus:
-        faults.append(f"layout: dp = {table.dp} times {split} is {table.dp * replica} GPUs; {where} has {gpus}")
+        faults.append(
+            f"layout: dp = {table.dp} times {split} is {table.dp * replica} GPUs; {where} has {gpus}"
+        )
     if table.sequence_parallel is None:
         values["sequence_parallel"] = given.stack.sequence_parallel and table.tp > 1
     values["dp"] = 1 if faults else table.dp or gpus // replica
@@ -343,6 +357,6 @@ def _length_faults(layout: Layout, training: Training) -> Iterator[str]:
     passes = micro_batches(layout, training) * layout.pp * layout.vp
     if passes > MOST_PASSES:
         yield (
-            f"training: micro-batches x pp x vp = {passes:,} passes are more than the {MOST_PASSES:,} that are "
-            "simulated; a larger micro_batch or a smaller global_batch is right"
+            f"training: micro-batches x pp x vp = {passes:,} passes are more than the {MOST_PASSES:,} "
+            "that are simulated; a larger micro_batch or a smaller global_batch is right"
         )

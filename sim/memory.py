@@ -121,8 +121,8 @@ def _temporary_bytes(blocks: Blocks, chunks: tuple[Chunk, ...]) -> float:
 
 def _loss_bytes(blocks: Blocks) -> float:
     """Logits, what the loss keeps of them, and their gradient."""
-    *_, logits, loss = blocks.head
-    return 2 * logits.output_bytes + loss.saved_bytes + sum(piece.saved_bytes for piece in blocks.head[:-1])
+    loss = blocks.head[-1]
+    return 2 * loss.output_bytes + sum(piece.saved_bytes for piece in blocks.head)
 
 
 def _communication_bytes(shard: Shard, chunks: tuple[Chunk, ...], parameters: float) -> float:

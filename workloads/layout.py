@@ -7,13 +7,14 @@ from typing import Literal
 from workloads.errors import WorkloadError, unknown
 from workloads.model import Model
 from workloads.precision import PRECISIONS
-from workloads.schedules import schedule, schedules
+from workloads.schedules import known, schedule, schedules
 
 Zero = Literal[0, 1, 2, 3]
 ContextMode = Literal["ring", "all_gather"]
 RECOMPUTE = ("none", "selective", "selective-op", "selective-op-alternate", "full", "full:N")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 TASKS = ("pretrain", "lora")
+UNSET = ("auto", "none")  # a schedule left to the layout; `none` is what tables say without pipeline stages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,7 @@ class Layout:
         vp: model chunks for each pipeline stage (interleaved schedule).
         zero: 0 plain data parallel, 1 optimizer states sharded, 2 gradients too, 3 parameters too (FSDP).
         zero_group: ranks over which ZeRO shards, 0 for all data-parallel ranks; the groups replicate.
-        schedule: a file of workloads/schedules; "auto" is 1F1B, interleaved for vp > 1.
+        schedule: a file of workloads/schedules or what papers call it; "auto" is 1F1B, interleaved for vp > 1.
     """
 
     dp: int = 1
@@ -47,7 +48,7 @@ class Layout:
     @property
     def schedule_name(self) -> str:
         """With `auto` resolved."""
-        if self.schedule != "auto":
+        if self.schedule not in UNSET:
             return self.schedule
         return "interleaved" if self.vp > 1 else "one_f_one_b"
 
@@ -149,7 +150,7 @@ def _name_faults(layout: Layout, training: Training) -> Iterator[str]:
         yield "training.optimizer: " + unknown("optimizer", training.optimizer, OPTIMIZERS)
     if training.task not in TASKS:
         yield "training.task: " + unknown("task", training.task, TASKS)
-    if layout.schedule != "auto" and layout.schedule not in schedules():
+    if layout.schedule not in UNSET and not known(layout.schedule):
         yield "layout.schedule: " + unknown("schedule", layout.schedule, ("auto", *schedules()))
     if layout.context_mode not in ("ring", "all_gather"):
         yield "layout.context_mode: " + unknown("mode", layout.context_mode, ("ring", "all_gather"))
@@ -187,6 +188,5 @@ def _batch_faults(layout: Layout, training: Training) -> Iterator[str]:
             f"dp x micro_batch = {layout.dp} x {training.micro_batch}"
         )
         return
-    if layout.schedule == "auto" or layout.schedule in schedules():
-        plan = schedule(layout.schedule_name)
-        yield from (f"layout: {fault}" for fault in plan.faults(layout.pp, layout.vp, training.global_batch // share))
+    plan = schedule(layout.schedule_name)
+    yield from (f"layout: {fault}" for fault in plan.faults(layout.pp, layout.vp, training.global_batch // share))

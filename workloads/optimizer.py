@@ -63,7 +63,8 @@ def _update(
         ready = weave.add(pipeline.norm_sum(blocks.shard), stage, others, pipeline.STREAM)
     mixed = optimizer.mixed if blocks.shard.precision.master else ()
     if parameters:
-        weave.add(_segment("optimizer", (*optimizer.clip, *optimizer.update, *mixed), held), stage, ready)
+        update = ("sgd",) if blocks.shard.training.optimizer == "sgd" else optimizer.update
+        weave.add(_segment("optimizer", (*optimizer.clip, *update, *mixed), held), stage, ready)
     gather = data.gather_parameters(blocks.shard, parameters)
     if gather is not None and layout.zero in (1, 2) and not passes.gathers_ahead:
         weave.add(gather, stage, weave.tail(stage), data.STREAM)

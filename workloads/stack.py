@@ -97,7 +97,8 @@ class Host:
 
     __pydantic_config__: ClassVar = STRICT
 
-    launch_s: Mapping[str, float]  # by execution: time to launch one kernel
+    launch_s: Mapping[str, float]  # by execution: to get one kernel of a block launched, with all calls around it
+    message_s: Annotated[float, Ge(0)] = 2e-5  # likewise for a collective or message inside a block
     step_s: Annotated[float, Ge(0)] = 0.0
     blocking: bool = False  # CUDA_LAUNCH_BLOCKING=1: every launch waits for the kernel
     synchronise_s: Annotated[float, Ge(0)] = 0.0  # gap that a blocking launch leaves
@@ -124,6 +125,7 @@ class Stack:
     compiled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sequence_parallel: bool = False  # whether tp > 1 brings it by default
     dropout: bool = True  # whether GPT and BERT models are trained with it
+    parallel_loss: bool = True  # the loss works on logits split over tp; otherwise they are gathered first
     fused_projections: bool = True  # one GEMM for query, key and value, one for gate and up
     scatter_gather: bool = False  # messages between stages split over the tensor-parallel ranks
     pads_vocab_to: int = 1

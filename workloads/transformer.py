@@ -84,5 +84,6 @@ def head(shard: Shard) -> tuple[Piece, ...]:
 
 
 def _loss(shard: Shard) -> Piece:
-    piece = pointwise(shard, "loss", shard.kernels.loss, shard.tokens, shard.vocab)
+    vocab = shard.vocab if shard.stack.parallel_loss else shard.vocab * shard.layout.tp
+    piece = pointwise(shard, "loss", shard.kernels.loss, shard.tokens, vocab)
     return tensor.loss(shard, piece)

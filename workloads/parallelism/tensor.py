@@ -62,9 +62,23 @@ def embedding(shard: Shard, piece: Piece) -> Piece:
 
 
 def loss(shard: Shard, piece: Piece) -> Piece:
-    """Cross entropy over a split vocabulary: the maximum, the sum and the target's logit of each token."""
+    """Cross entropy over a split vocabulary: the maximum, the sum and the target's logit of each token.
+
+    Stacks without it gather the logits and work on all of them on every rank.
+    """
     if shard.layout.tp == 1:
         return piece
+    if not shard.stack.parallel_loss:
+        gather = Collective(
+            op="all_gather",
+            bytes=piece.output_bytes,
+            ranks=shard.layout.tp,
+            dtype=shard.precision.activation,
+        )
+        copies = 2 * piece.output_bytes  # the gathered logits and their gradient, beside the rank's own part
+        return replace(
+            piece, forward=(Work(gather, STREAM), *piece.forward), saved_bytes=piece.saved_bytes + copies
+        )
     op = Collective(op="all_reduce", bytes=4.0 * shard.tokens, ranks=shard.layout.tp, dtype="fp32")
     return replace(piece, forward=(*piece.forward, *(Work(op, STREAM),) * 3))
 

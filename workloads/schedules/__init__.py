@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, cast
 
@@ -17,7 +18,9 @@ class Slot(NamedTuple):
 
 
 class Schedule(Protocol):
-    """A schedule module: the order of one stage, and what it demands."""
+    """A schedule module: the order of one stage, and what it demands. `WORD` is what papers call it."""
+
+    WORD: str
 
     def order(self, stage: int, stages: int, chunks: int, micro_batches: int) -> Iterable[Slot]:
         """Every micro-batch once forward and once backward through every chunk of `stage`."""
@@ -34,8 +37,16 @@ def schedules() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+@cache
 def schedule(name: str) -> Schedule:
-    """The schedule of that name; raises WorkloadError for an unknown one."""
-    if name not in schedules():
-        raise WorkloadError("layout.schedule", [unknown("schedule", name, schedules())])
-    return cast(Schedule, importlib.import_module(f"workloads.schedules.{name}"))
+    """The schedule of that name, or of that word; raises WorkloadError for an unknown one."""
+    for file in schedules():
+        module = cast(Schedule, importlib.import_module(f"workloads.schedules.{file}"))
+        if name in (file, module.WORD):
+            return module
+    raise WorkloadError("layout.schedule", [unknown("schedule", name, schedules())])
+
+
+def known(name: str) -> bool:
+    """Whether there is a schedule of that name or word."""
+    return name in schedules() or name in (schedule(other).WORD for other in schedules())

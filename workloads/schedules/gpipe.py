@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from workloads.schedules import Slot
 
+WORD = "GPipe"
+
 
 def order(stage: int, stages: int, chunks: int, micro_batches: int) -> Iterator[Slot]:  # noqa: ARG001
     """Every stage keeps the activations of all micro-batches."""

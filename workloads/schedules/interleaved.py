@@ -8,6 +8,8 @@ from typing import Literal
 
 from workloads.schedules import Slot
 
+WORD = "interleaved 1F1B"
+
 
 def order(stage: int, stages: int, chunks: int, micro_batches: int) -> Iterator[Slot]:
     """Warm-up of (stages - stage - 1) * 2 + (chunks - 1) * stages forwards, then one forward, one backward."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from workloads.schedules import Slot
 
+WORD = "1F1B"
+
 
 def order(stage: int, stages: int, chunks: int, micro_batches: int) -> Iterator[Slot]:  # noqa: ARG001
     """Warm-up forwards, alternation, cool-down backwards."""

@@ -1,0 +1,252 @@
+"""Prices a measurement table: `predicted_s` beside each shape, and the error where it was measured.
+
+A row that cannot be priced (an unknown op, a data type that its device has not) keeps blanks and a reason in
+`skipped`. A device's collectives run on the cluster of the catalogue that has it.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from calibration.cost.model import CostModel
+from calibration.cost.physics import Physics
+from calibration.cost.rates import hbm_bytes_per_s, peak_flops_per_s
+from hardware import catalog
+from hardware.descriptor import DescriptorError
+from hardware.types import Cluster, Device
+from sim import collectives
+from sim.result import NINETY_PERCENT
+from sim.table_rows import Row, SkippedError, compute_op, count, family, ops, read_table
+from workloads.errors import unknown
+from workloads.ops import Collective, CollectiveKind, CommunicationOp, ComputeOp, Gemm, Transfer
+
+ADDED = ("predicted_s", "predicted_low_s", "predicted_high_s", "skipped")
+USUAL_NODE = 8
+
+
+class Pricing(NamedTuple):
+    """Seconds and their 90 % interval."""
+
+    seconds: float
+    low_s: float
+    high_s: float
+
+
+# A cell of a row: its price, or why it has none.
+Outcome = Pricing | str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PricedTable:
+    """Rows with the columns of `ADDED`, and all columns in order."""
+
+    columns: tuple[str, ...]
+    rows: list[Row]
+
+    @property
+    def priced(self) -> int:
+        """Rows that have a price."""
+        return sum(not row["skipped"] for row in self.rows)
+
+    def skipped(self) -> dict[str, int]:
+        """Reason -> rows that have none."""
+        reasons = [row["skipped"] for row in self.rows if row["skipped"]]
+        return {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Errors against `time_s` by op, device and dtype."""
+        groups: dict[tuple[str, ...], list[float]] = {}
+        for row in self.rows:
+            if row.get("time_s") and row["predicted_s"]:
+                key = (row["op"], row["device"], row.get("dtype", ""))
+                groups.setdefault(key, []).append(float(row["predicted_s"]) / float(row["time_s"]) - 1.0)
+        return [
+            {"op": op, "device": device, "dtype": dtype, **_statistics(errors)}
+            for (op, device, dtype), errors in sorted(groups.items())
+        ]
+
+    def text(self) -> str:
+        """As CSV."""
+        out = io.StringIO()
+        writer = csv.DictWriter(out, self.columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return out.getvalue()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machines:
+    """A device for all rows, or each row's own; a cluster for collectives, or the device's usual one."""
+
+    device: str = ""
+    cluster: str = ""
+
+
+def price_table(path: Path, machines: Machines, *, sustained: bool = False) -> PricedTable:
+    """Price every row of a CSV file; raises DescriptorError with all faults of the table or the names."""
+    _check_names(machines)
+    needed = ("op",) if machines.device else ("op", "device")
+    columns, rows = read_table(path, needed)
+    named = [row | {"device": machines.device or row["device"]} for row in rows]
+    outcomes = _outcomes(named, machines.cluster, Physics(sustained=sustained))
+    priced = [row | _cells(outcome) for row, outcome in zip(named, outcomes, strict=True)]
+    return PricedTable(columns=tuple(dict.fromkeys((*columns, "device", *ADDED))), rows=priced)
+
+
+def gemm_document(op: Gemm, device: Device) -> dict[str, Any]:
+    """One GEMM, in a short benchmark and in a long run; an unsupported dtype raises DescriptorError."""
+    try:
+        burst, sustained = (_price([op], Physics(sustained=long), device)[0] for long in (False, True))
+    except ValueError as error:
+        raise DescriptorError("--dtype", [str(error)]) from error
+    peak = peak_flops_per_s(device, op.dtype)
+    compute_s, memory_s = op.flops / peak, op.bytes / hbm_bytes_per_s(device)
+    return {
+        "device": device.name,
+        "dtype": op.dtype,
+        **{name: getattr(op, name) for name in ("m", "n", "k", "batch", "layout", "out_dtype")},
+        "predicted_s": burst.seconds,
+        "predicted_low_s": burst.low_s,
+        "predicted_high_s": burst.high_s,
+        "flops": op.flops,
+        "bytes": op.bytes,
+        "flops_per_s": op.flops / burst.seconds,
+        "peak_flops_per_s": peak,
+        "peak_share": compute_s / burst.seconds,
+        "bound_by": "compute" if compute_s > memory_s else "memory",
+        "compute_bound_s": compute_s,
+        "memory_bound_s": memory_s,
+        "sustained_s": sustained.seconds,
+        "sustained_flops_per_s": op.flops / sustained.seconds,
+        "sustained_peak_share": compute_s / sustained.seconds,
+    }
+
+
+def _check_names(machines: Machines) -> None:
+    """Raise DescriptorError for an unknown --device or --cluster, or both."""
+    look_ups = (
+        ("--device", machines.device, catalog.device),
+        ("--cluster", machines.cluster, catalog.cluster),
+    )
+    faults = list[str]()
+    for option, name, look_up in look_ups:
+        try:
+            if name:
+                look_up(name)
+        except DescriptorError as error:
+            faults += [f"{option}: {line}" for line in str(error).splitlines()]
+    if faults:
+        raise DescriptorError("", faults)
+
+
+def _cells(outcome: Outcome) -> Row:
+    if isinstance(outcome, str):
+        return dict(zip(ADDED, ("", "", "", outcome), strict=True))
+    return dict(zip(ADDED, (*(f"{seconds:.6g}" for seconds in outcome), ""), strict=True))
+
+
+def _statistics(errors: Sequence[float]) -> dict[str, Any]:
+    sizes = [abs(error) for error in errors]
+    return {"n": len(errors), "median": median(sizes), "mean": fmean(sizes), "bias": fmean(errors)}
+
+
+def _outcomes(rows: Sequence[Row], cluster: str, cost_model: CostModel) -> list[Outcome]:
+    """Of every row, in order; ops that share a device and a data type are priced in one call."""
+    outcomes: list[Outcome] = [""] * len(rows)
+    batches: dict[tuple[object, ...], list[tuple[int, Any]]] = {}
+    calls: dict[tuple[object, ...], Callable[[list[Any]], list[Pricing]]] = {}
+    for index, row in enumerate(rows):
+        try:
+            key, op, call = _request(row, cluster, cost_model)
+            batches.setdefault(key, []).append((index, op))
+            calls.setdefault(key, call)
+        except SkippedError as error:
+            outcomes[index] = str(error)
+    for key, batch in batches.items():
+        for (index, _), outcome in zip(batch, _tried(calls[key], [op for _, op in batch]), strict=True):
+            outcomes[index] = outcome
+    return outcomes
+
+
+def _tried(call: Callable[[list[Any]], list[Pricing]], batch: list[Any]) -> Sequence[Outcome]:
+    try:
+        return call(batch)
+    except ValueError as error:  # the device has not this data type or kernel
+        return [str(error)] * len(batch)
+
+
+Request = tuple[tuple[object, ...], ComputeOp | CommunicationOp, Callable[[list[Any]], list[Pricing]]]
+
+
+def _request(row: Row, cluster: str, cost_model: CostModel) -> Request:
+    """(what it can be priced together with, the op, how to price such ops); raises SkippedError."""
+    device, kind = _device(row["device"]), family(row["op"])
+    if not kind:
+        raise SkippedError(unknown("op", row["op"], ops()))
+    if kind == "collective":
+        machine = _machine(row, cluster or _usual_cluster(device.name))
+        return (machine.name, machine.nodes), _message(row, machine), lambda batch: _messages(batch, machine)
+    op = compute_op(row)
+    key = (device.name, kind, op.dtype, getattr(op, "out_dtype", ""), getattr(op, "kernel", ""))
+    return key, op, lambda batch: _price(batch, cost_model, device)
+
+
+def _price(batch: list[ComputeOp], cost_model: CostModel, device: Device) -> list[Pricing]:
+    return _pricings(*cost_model.price(batch, device))
+
+
+def _messages(batch: list[CommunicationOp], machine: Cluster) -> list[Pricing]:
+    return _pricings(*collectives.seconds(batch, machine))
+
+
+def _pricings(seconds: Sequence[float] | np.ndarray, spread: Sequence[float] | np.ndarray) -> list[Pricing]:
+    factor = np.exp(NINETY_PERCENT * np.asarray(spread))
+    columns = np.asarray(seconds), np.asarray(seconds) / factor, np.asarray(seconds) * factor
+    return [Pricing(*row) for row in np.column_stack(columns).tolist()]
+
+
+@cache
+def _device(name: str) -> Device:
+    try:
+        return catalog.device(name)
+    except DescriptorError as error:
+        raise SkippedError("; ".join(error.faults)) from None
+
+
+@cache
+def _usual_cluster(device: str) -> str:
+    """The first of the catalogue that has the device, with 8-GPU nodes where there is one."""
+    found = [machine for machine in map(catalog.cluster, catalog.clusters()) if machine.device.name == device]
+    if not found:
+        raise SkippedError(f"no cluster of the catalogue has the device {device}; --cluster names one")
+    return min(found, key=lambda machine: (machine.gpus_per_node != USUAL_NODE, machine.name)).name
+
+
+def _machine(row: Row, cluster: str) -> Cluster:
+    """With as many nodes as the ranks need; blank ranks_per_node fills nodes."""
+    machine, ranks = catalog.cluster(cluster, 1), count(row, "ranks")
+    on_node = min(count(row, "ranks_per_node", machine.gpus_per_node), ranks)
+    if on_node > machine.gpus_per_node:
+        raise SkippedError(
+            f"{on_node} ranks on a node; one of {machine.name} has {machine.gpus_per_node} GPUs"
+        )
+    if ranks % on_node:
+        raise SkippedError(f"{ranks} ranks are no multiple of {on_node} on a node")
+    return catalog.cluster(cluster, ranks // on_node)
+
+
+def _message(row: Row, machine: Cluster) -> CommunicationOp:
+    """The ranks of a node stand as far apart as its devices allow."""
+    ranks, size = count(row, "ranks"), float(row["bytes"])
+    if row["op"] == "send_recv":
+        return Transfer(bytes=size, stride=machine.gpus_per_node if machine.nodes > 1 else 1)
+    stride = machine.gpus_per_node * machine.nodes // ranks if machine.nodes > 1 else 1
+    kind = cast(CollectiveKind, row["op"])
+    return Collective(op=kind, bytes=size, ranks=ranks, stride=stride, dtype=row.get("dtype") or "bf16")

@@ -1,0 +1,1 @@
+"""What people and programs read: terminal tables, JSON documents, traces. Each module stands by itself."""

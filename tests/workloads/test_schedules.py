@@ -1,0 +1,191 @@
+"""Laws of every pipeline schedule, and the closed forms of the papers."""
+
+from dataclasses import replace
+from functools import cache
+from itertools import product
+
+import pytest
+
+from sim.engine import Timeline, play
+from tests.conftest import GPT, make_shard
+from workloads.build import build
+from workloads.errors import WorkloadError
+from workloads.graph import COMPUTE, Program, verify
+from workloads.schedules import Slot, schedule, schedules
+
+# Powers of two, so that sums are exact: a stage's forward and backward pass.
+FORWARD_S, BACKWARD_S = 16.0, 32.0
+PASS_S = FORWARD_S + BACKWARD_S
+
+
+def accepted() -> list[tuple[str, int, int, int]]:
+    """(schedule, stages, chunks, micro-batches) of every schedule's own liking."""
+    cases = product(schedules(), (1, 2, 3, 4, 8), (1, 2, 4), (1, 2, 3, 4, 8, 16))
+    return [case for case in cases if not schedule(case[0]).faults(*case[1:])]
+
+
+ACCEPTED = accepted()
+every_case = pytest.mark.parametrize(("name", "stages", "chunks", "count"), ACCEPTED)
+
+
+def order(name: str, stage: int, stages: int, chunks: int, count: int) -> list[Slot]:
+    return list(schedule(name).order(stage, stages, chunks, count))
+
+
+@cache
+def program(name: str, stages: int, chunks: int, count: int) -> Program:
+    model = replace(GPT, layers=stages * chunks)
+    return build(
+        make_shard(model, pp=stages, vp=chunks, schedule=name, training={"global_batch": count})
+    )
+
+
+def played(name: str, stages: int, chunks: int, count: int) -> Timeline:
+    """With passes of equal length on every stage, and all else free."""
+    made = program(name, stages, chunks, count)
+    seconds = {"forward": FORWARD_S / chunks, "backward": BACKWARD_S / chunks}
+    return play(made.tasks, [seconds.get(made.ops[task.op].name, 0.0) for task in made.tasks])
+
+
+def most_under_way(slots: list[Slot]) -> int:
+    """Micro-batches (times chunks) that have gone forward and not yet back, at the worst moment."""
+    now = most = 0
+    for slot in slots:
+        now += 1 if slot.direction == "F" else -1
+        most = max(most, now)
+    return most
+
+
+def test_the_folder_holds_these_schedules():
+    assert {"gpipe", "interleaved", "one_f_one_b"} <= set(schedules())
+
+
+def test_every_schedule_accepts_some_case():
+    assert {name for name, *_ in ACCEPTED} == set(schedules())
+
+
+def test_an_unknown_schedule_is_answered_with_the_known_ones():
+    with pytest.raises(WorkloadError, match="no schedule '2f2b'.*one_f_one_b"):
+        schedule("2f2b")
+
+
+@every_case
+def test_every_stage_runs_every_micro_batch_once_forward_and_once_backward(name, stages, chunks, count):
+    for stage in range(stages):
+        slots = order(name, stage, stages, chunks, count)
+        assert sorted(slots) == sorted(Slot(d, i, c) for d in "FB" for i in range(count) for c in range(chunks))
+
+
+@every_case
+def test_a_micro_batch_goes_back_after_it_went_forward(name, stages, chunks, count):
+    for stage in range(stages):
+        place = {slot: index for index, slot in enumerate(order(name, stage, stages, chunks, count))}
+        assert all(place[Slot("F", i, c)] < place[Slot("B", i, c)] for i in range(count) for c in range(chunks))
+
+
+@every_case
+def test_micro_batches_keep_their_order(name, stages, chunks, count):
+    for stage in range(stages):
+        for direction, chunk in product("FB", range(chunks)):
+            slots = order(name, stage, stages, chunks, count)
+            mine = [slot.micro_batch for slot in slots if (slot.direction, slot.chunk) == (direction, chunk)]
+            assert mine == list(range(count))
+
+
+@every_case
+def test_no_stage_waits_for_ever(name, stages, chunks, count):
+    made = program(name, stages, chunks, count)
+    verify(made)
+    assert (played(name, stages, chunks, count).end_s >= 0.0).all()
+
+
+@every_case
+def test_every_pass_is_one_task_of_its_stage(name, stages, chunks, count):
+    made = program(name, stages, chunks, count)
+    for rank, word in product(range(stages), ("forward", "backward")):
+        assert sum(made.ops[t.op].name == word and t.rank == rank for t in made.tasks) == count * chunks
+
+
+@every_case
+def test_a_stage_never_beats_its_own_work(name, stages, chunks, count):
+    assert played(name, stages, chunks, count).seconds >= count * PASS_S
+
+
+@every_case
+def test_the_bubble_is_that_of_the_papers(name, stages, chunks, count):
+    """(p - 1)(f + b) / v: GPipe section 2.3; SC21 sections 2.2.1 and 2.2.2."""
+    assert played(name, stages, chunks, count).seconds == count * PASS_S + (stages - 1) * PASS_S / chunks
+
+
+@every_case
+def test_a_schedule_is_the_same_every_time(name, stages, chunks, count):
+    assert order(name, 0, stages, chunks, count) == order(name, 0, stages, chunks, count)
+    model = replace(GPT, layers=stages * chunks)
+    shard = make_shard(model, pp=stages, vp=chunks, schedule=name, training={"global_batch": count})
+    assert build(shard).tasks == program(name, stages, chunks, count).tasks
+
+
+@pytest.mark.parametrize(("name", "chunks"), [("gpipe", 1), ("one_f_one_b", 1), ("interleaved", 2)])
+def test_more_micro_batches_shrink_the_bubble(name, chunks):
+    shares = [1.0 - count * PASS_S / played(name, 4, chunks, count).seconds for count in (4, 8, 16)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > shares[-1]
+
+
+def test_more_chunks_shrink_the_bubble():
+    steps = [played("one_f_one_b", 4, 1, 8).seconds, *(played("interleaved", 4, v, 8).seconds for v in (2, 4))]
+    assert steps == sorted(steps, reverse=True)
+    assert steps[0] > steps[-1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
+def test_gpipe_keeps_every_micro_batch(count):
+    assert [most_under_way(order("gpipe", stage, 4, 1, count)) for stage in range(4)] == [count] * 4
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
+def test_1f1b_keeps_no_more_micro_batches_than_stages_behind_it(count):
+    kept = [most_under_way(order("one_f_one_b", stage, 4, 1, count)) for stage in range(4)]
+    assert kept == [min(4 - stage, count) for stage in range(4)]
+
+
+@pytest.mark.parametrize(("stages", "chunks"), [(2, 2), (4, 2), (4, 3)])
+def test_interleaving_keeps_what_the_paper_says(stages, chunks):
+    """First stage: (p v + p - 1) chunks, (1 + (p - 1) / (p v)) of a 1F1B stage (arXiv:2205.05198, section 4.2.3)."""
+    kept = most_under_way(order("interleaved", 0, stages, chunks, 4 * stages))
+    assert kept == stages * chunks + stages - 1
+
+
+def test_the_first_slots_of_1f1b_are_those_of_the_figure():
+    """Stage 1 of 4: two forwards of warm-up, then in turn."""
+    slots = [f"{slot.direction}{slot.micro_batch}" for slot in order("one_f_one_b", 1, 4, 1, 4)]
+    assert slots == "F0 F1 F2 B0 F3 B1 B2 B3".split()
+
+
+def test_the_first_slots_of_interleaving_are_those_of_the_figure():
+    """Stage 0 of 2 with 2 chunks and 4 micro-batches: SC21, figure 4, in small."""
+    slots = [f"{slot.direction}{slot.micro_batch}.{slot.chunk}" for slot in order("interleaved", 0, 2, 2, 4)]
+    forward = "F0.0 F1.0 F0.1 F1.1 F2.0 B0.1 F3.0 B1.1 F2.1 B0.0 F3.1 B1.0 B2.1 B3.1 B2.0 B3.0"
+    assert slots == forward.split()
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "chunks", "count", "words"),
+    [
+        ("gpipe", 4, 2, 8, "one chunk a stage"),
+        ("one_f_one_b", 4, 2, 8, "one chunk a stage"),
+        ("interleaved", 4, 1, 8, "vp of 2 or more"),
+        ("interleaved", 1, 2, 8, "pp of 2 or more"),
+        ("interleaved", 4, 2, 6, "divisible by pp"),
+    ],
+)
+def test_what_a_schedule_cannot_run_is_said(name, stages, chunks, count, words):
+    assert any(words in fault for fault in schedule(name).faults(stages, chunks, count))
+
+
+@every_case
+def test_a_stage_computes_only_what_has_arrived(name, stages, chunks, count):
+    made, timeline = program(name, stages, chunks, count), played(name, stages, chunks, count)
+    for index, task in enumerate(made.tasks):
+        assert all(timeline.end_s[earlier] <= timeline.start_s[index] for earlier in task.after)
+        assert task.stream == COMPUTE or made.ops[task.op].name not in ("forward", "backward")
