@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sim.blocks import BlockTime
 from sim.engine import Timeline
 from workloads.graph import COMPUTE, Message, Program, Segment
+from workloads.parallelism import data
 
 # In the order in which reports show them.
 PARTS = (
@@ -57,14 +58,18 @@ def breakdown(
     op_of = np.array([task.op for task in program.tasks])
     rank_of = np.array([task.rank for task in program.tasks])
     on_compute = np.array([task.stream == COMPUTE for task in program.tasks])
+    of_data = np.array([task.stream == data.STREAM for task in program.tasks])
     for op, count in enumerate(np.bincount(op_of[on_compute], minlength=len(program.ops)).tolist()):
         for part, second in op_parts[op].items():
             _add(total, part, count * second)
     for rank in range(program.ranks):
         mine = rank_of == rank
-        idle, hidden = _idle(timeline, mine & on_compute, mine & ~on_compute)
-        _add(total, "exposed dp", hidden)
-        _add(total, "bubble", idle - hidden)
+        idle = _gaps(timeline, mine & on_compute)
+        exposed = _overlap(*idle, timeline, mine & ~on_compute)
+        exposed_data = _overlap(*idle, timeline, mine & of_data)
+        _add(total, "exposed dp", exposed_data)
+        _add(total, "exposed pp", exposed - exposed_data)
+        _add(total, "bubble", float((idle[1] - idle[0]).sum()) - exposed)
     stretch = timeline.end_s - timeline.start_s - np.asarray(op_seconds)[op_of]
     _add(total, "interference", float(stretch[on_compute].sum()))
     _add(total, "host", host_s * program.ranks)
@@ -76,27 +81,25 @@ def _op_parts(op: Segment | Message, times: Mapping[int, BlockTime], seconds: fl
     return segment_parts(op, times) if isinstance(op, Segment) else {f"exposed {op.dimension}": seconds}
 
 
-def _idle(
-    timeline: Timeline, compute: NDArray[np.bool_], messages: NDArray[np.bool_]
-) -> tuple[float, float]:
-    """Seconds in which a rank computes nothing, and those of them in which it communicates."""
-    edges = np.concatenate([[0.0], timeline.end_s[compute]])
-    starts = np.concatenate([timeline.start_s[compute], [timeline.seconds]])
-    gaps = (starts - edges) > 0.0
-    begin, end = edges[gaps], starts[gaps]
-    hidden = _overlap(begin, end, timeline.start_s[messages], timeline.end_s[messages])
-    return float((end - begin).sum()), hidden
+def _gaps(
+    timeline: Timeline, compute: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Begin and end of the times in which a rank computes nothing, sorted."""
+    begin = np.concatenate([[0.0], timeline.end_s[compute]])
+    end = np.concatenate([timeline.start_s[compute], [timeline.seconds]])
+    idle = end > begin
+    return begin[idle], end[idle]
 
 
 def _overlap(
-    begin: NDArray[np.float64], end: NDArray[np.float64], start: NDArray[np.float64], stop: NDArray[np.float64]
+    begin: NDArray[np.float64], end: NDArray[np.float64], timeline: Timeline, messages: NDArray[np.bool_]
 ) -> float:
-    """Length of the intersection of disjoint sorted gaps with the union of intervals."""
-    if not len(begin) or not len(start):
+    """Length of the intersection of disjoint sorted gaps with the union of the messages' times."""
+    if not len(begin) or not messages.any():
         return 0.0
-    order = np.argsort(start, kind="stable")
-    start, stop = start[order], np.maximum.accumulate(stop[order])
-    start = np.maximum(start, np.concatenate([[-np.inf], stop[:-1]]))
+    order = np.argsort(timeline.start_s[messages], kind="stable")
+    stop = np.maximum.accumulate(timeline.end_s[messages][order])
+    start = np.maximum(timeline.start_s[messages][order], np.concatenate([[-np.inf], stop[:-1]]))
     return _covered(end, start, stop) - _covered(begin, start, stop)
 
 

@@ -14,6 +14,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -82,9 +83,17 @@ def _bad_input() -> Iterator[None]:
     except ValueError as error:
         if not hasattr(error, "faults"):
             raise
-        lines = str(error).splitlines()
-        typer.echo("\n".join(lines if len(lines) == 1 else [f"{len(lines)} faults:", *lines]), err=True)
+        typer.echo(_message(error), err=True)
         raise typer.Exit(BAD_INPUT) from None
+
+
+def _message(error: ValueError) -> str:
+    """One line for one fault; else their number, and a line each."""
+    faults = getattr(error, "faults", ())
+    where = getattr(error, "path", "") or getattr(error, "where", "")
+    if len(faults) == 1:
+        return str(error)
+    return "\n  ".join([f"{where}: {len(faults)} faults" if where else f"{len(faults)} faults", *faults])
 
 
 @app.command()
@@ -220,14 +229,11 @@ def catalog(
 
 @app.command()
 def validate(
-    path: Annotated[
-        Path | None,
-        typer.Argument(metavar="[TABLE]", help="A CSV table of measured steps.", show_default=False),
-    ] = None,
+    path: TablePath,
     as_json: AsJson = False,
 ) -> None:
     """Simulate measured training steps, and report the errors."""
-    from sim.report.tables import error_table, validation_table
+    from sim.report.tables import validation_summary, validation_table
     from sim.report.terminal import show
     from sim.validate import validate_table
 
@@ -236,7 +242,7 @@ def validate(
     if as_json:
         _print_json({"rows": found.rows, "summary": found.summary})
     else:
-        show(validation_table(found.rows), "", error_table(found.summary))
+        show(validation_table(found.rows), "", validation_summary(found.summary))
 
 
 def _print_json(document: object) -> None:

@@ -28,6 +28,10 @@ from workloads.stack import STRICT, Stack
 Document = Mapping[str, Any]
 Size = Annotated[int, Gt(0), Le(10**9)]
 
+# What the model and these alone can contradict.
+BATCH = ("seq_len", "global_batch", "micro_batch")
+DEGREES = ("tp", "pp", "vp", "cp", "ep")
+
 # Passes of a micro-batch through a chunk that one simulation plays; more would take minutes and gigabytes.
 MOST_PASSES = 500_000
 
@@ -173,7 +177,7 @@ def parts(document: Document, where: str, base: Path) -> Parts:
     if isinstance(stack := found.get("stack"), Stack):
         faults += _execution_faults(document, stack)
     if faults or tables is None:
-        raise DescriptorError(where, faults)
+        raise DescriptorError(where, [*faults, *_degree_faults(tables, found.get("model"))])
     return Parts(tables, **found)
 
 
@@ -300,6 +304,19 @@ def _looked_up(document: Document, base: Path, faults: list[str]) -> dict[str, A
     if isinstance(cluster, Cluster) and nodes:
         found["cluster"] = replace(cluster, nodes=nodes)
     return found
+
+
+def _degree_faults(tables: Tables | None, model: Model | None) -> tuple[str, ...]:
+    """Of a file with faulty names: what is wrong with its degrees and batch, whatever the names stand for."""
+    if tables is None or model is None:
+        return ()
+    training = Training(**{key: getattr(tables.training, key) for key in BATCH})
+    degrees = {key: getattr(tables.layout, key) for key in DEGREES}
+    try:
+        check(model, Layout(dp=tables.layout.dp or 1, **degrees), training)
+    except WorkloadError as error:
+        return error.faults
+    return ()
 
 
 def _nodes(document: Document) -> int | None:

@@ -192,6 +192,8 @@ def _request(row: Row, cluster: str, cost_model: CostModel) -> Request:
         raise SkippedError(unknown("op", row["op"], ops()))
     if kind == "collective":
         machine = _machine(row, cluster or _usual_cluster(device.name))
+        if machine.device.name != device.name:
+            raise SkippedError(f"{machine.name} has {machine.device.name}, not {device.name}")
         return (machine.name, machine.nodes), _message(row, machine), lambda batch: _messages(batch, machine)
     op = compute_op(row)
     key = (device.name, kind, op.dtype, getattr(op, "out_dtype", ""), getattr(op, "kernel", ""))

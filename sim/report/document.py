@@ -44,4 +44,4 @@ def memory_components(memory: Memory) -> dict[str, float]:
 
 def json_text(document: object) -> str:
     """The same document gives the same bytes; not a number is a mistake of ours."""
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"

@@ -1,6 +1,7 @@
 """The catalogue as rows: the main figures of every entry."""
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from rich.table import Table
@@ -15,15 +16,14 @@ Entry = dict[str, Any]
 
 def entries(kind: str) -> list[Entry]:
     """Every entry of a kind, by name; SI units."""
-    return [{"name": name} | DETAILS.get(kind, _nothing)(name) for name in catalog.NAMES[kind]()]
+    return [{"name": name} | DETAILS[kind](name) for name in catalog.NAMES[kind]()]
 
 
 def listing(kind: str) -> Table:
     """The entries as a table for people."""
-    rows = [_shown(entry) for entry in entries(kind)]
-    columns = list(rows[0])
-    left = sum(isinstance(value, str) for value in entries(kind)[0].values())
-    made = table(*columns, left=left)
+    found = [{key: value for key, value in entry.items() if key not in HIDDEN} for entry in entries(kind)]
+    rows = [_shown(entry) for entry in found]
+    made = table(*rows[0], left=sum(isinstance(value, str) for value in found[0].values()))
     for row in rows:
         made.add_row(*row.values())
     return made
@@ -77,8 +77,18 @@ def _stack(name: str) -> Entry:
     return {"title": stack.title, "executions": executions, "attention": stack.attention}
 
 
-def _nothing(_: str) -> Entry:
-    return {}
+def _schedule(name: str) -> Entry:
+    return _documented(f"workloads.schedules.{name}")
+
+
+def _collective(name: str) -> Entry:
+    return _documented(f"sim.collectives.{name}")
+
+
+def _documented(module: str) -> Entry:
+    """The first sentence of a module, without its name."""
+    first = (import_module(module).__doc__ or "").strip().partition("\n")[0]
+    return {"what": first.partition(": ")[2].rstrip(".") or first}
 
 
 DETAILS: Mapping[str, Callable[[str], Entry]] = {
@@ -86,13 +96,18 @@ DETAILS: Mapping[str, Callable[[str], Entry]] = {
     "clusters": _cluster,
     "models": _model,
     "stacks": _stack,
+    "schedules": _schedule,
+    "collectives": _collective,
 }
+
+# Left to the JSON document: a table has room for a hundred characters.
+HIDDEN = ("architecture",)
 
 # Key -> column and how its value is shown.
 SHOWN: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "memory_bytes": ("memory", units.gib),
     "memory_bytes_per_s": ("TB/s", lambda value: units.digits(value / 1e12)),
-    "flops_per_s_16_bit": ("TFLOP/s 16 bit", lambda value: units.digits(value / 1e12)),
+    "flops_per_s_16_bit": ("16-bit TFLOP/s", lambda value: units.digits(value / 1e12)),
     "flops_per_s_fp8": ("fp8", lambda value: units.digits(value / 1e12)),
     "power_limit_w": ("W", lambda value: f"{value:.0f}"),
     "gpus_per_node": ("GPUs", str),

@@ -14,6 +14,20 @@ from sim.report import units
 from sim.report.terminal import table
 
 Row = Mapping[str, Any]
+
+# Figures of a validation, and what a table calls them.
+SUMMARY = {
+    "n": "n",
+    "skipped": "skipped",
+    "median_abs_error": "median",
+    "mean_abs_error": "mean",
+    "bias": "bias",
+    "within_10": "in 10 %",
+    "inside_interval": "in interval",
+    "memory_mean_abs_error": "memory",
+    "fits_right": "fits right",
+}
+COUNTS = ("n", "skipped")
 MOST_REASONS = 10
 FIGURE_COLUMNS = ("step", "tokens/s/GPU", "MFU", "bubble", "exposed", "GiB", "GPUs", "fits")
 
@@ -114,6 +128,16 @@ def validation_table(rows: Iterable[Row]) -> Table:
         ]
         error = "" if row.get("error") is None else f"{100 * row['error']:+.1f} %"
         made.add_row(str(row["id"]), str(row["source"]), *figures, error)
+    return made
+
+
+def validation_summary(rows: Sequence[Row]) -> Table:
+    """Errors by source, sizes without their sign; columns that no row has a figure for are left out."""
+    shown = {key: column for key, column in SUMMARY.items() if any(row.get(key) is not None for row in rows)}
+    made = table("source", *shown.values())
+    for row in rows:
+        figures = {key: round(row[key]) if key in COUNTS else row.get(key) for key in shown}
+        made.add_row(str(row["source"]), *map(_cell, figures.values()))
     return made
 
 

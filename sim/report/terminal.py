@@ -185,7 +185,7 @@ def _memory(result: Result) -> RenderableType:
             colour = "dim" if part == "reserved" else "blue"
             shown = Text(units.bar(held / capacity, BAR).ljust(BAR), colour)
             words = Text(MEMORY.get(part, ""), "dim")
-            grid.add_row(part, units.gib(held), units.percent(held / capacity), shown, words)
+            grid.add_row(part, f"{held / units.GIB:,.1f} GiB", units.percent(held / capacity), shown, words)
     return grid
 
 

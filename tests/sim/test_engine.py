@@ -105,6 +105,17 @@ def test_two_messages_at_a_time_slow_down_no_more_than_one():
     assert spans(timeline) == [(0, 4), (0, 2), (0, 8)]
 
 
+def test_messages_may_take_turns_just_as_computation_ends():
+    """8 s at 0.75 do all 6 s; the second message starts at that very moment, and slows down the next task."""
+    tasks = [task(stream="dp"), task(stream="dp"), task(), task()]
+    assert contended(tasks, [8.0, 1.0, 6.0, 3.0]) == [(0, 8), (8, 9), (0, 8), (8, 11.25)]
+
+
+def test_computation_that_ends_as_messages_take_turns_may_wait_for_the_next():
+    tasks = [task(stream="dp"), task(stream="dp"), task(), task(after=(1,))]
+    assert contended(tasks, [8.0, 1.0, 6.0, 3.0]) == [(0, 8), (8, 9), (0, 8), (9, 12)]
+
+
 def test_a_message_may_span_several_computations():
     """8 s of message over 3 + 3 + 3: 4, 4, and the last undisturbed."""
     assert contended([task(stream="dp"), task(), task(), task()], [8.0, 3.0, 3.0, 3.0])[1:] == [
@@ -167,13 +178,13 @@ def earliest(tasks: list[Task], seconds: list[float]) -> list[tuple[float, float
 
 
 @given(programs())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_without_contention_the_timeline_is_the_longest_path(drawn):
     assert spans(play(*drawn)) == earliest(*drawn)
 
 
 @given(programs())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_no_task_starts_before_what_it_waits_for(drawn):
     tasks, seconds = drawn
     played = contended(tasks, seconds)
@@ -182,7 +193,7 @@ def test_no_task_starts_before_what_it_waits_for(drawn):
 
 
 @given(programs())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_every_task_starts_as_soon_as_it_can(drawn):
     tasks, seconds = drawn
     played = contended(tasks, seconds)
@@ -191,7 +202,7 @@ def test_every_task_starts_as_soon_as_it_can(drawn):
 
 
 @given(programs())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_the_step_beats_neither_the_critical_path_nor_any_stream(drawn):
     tasks, seconds = drawn
     step = play(*drawn, beside=("dp",), compute_rate=RATE).seconds
@@ -201,7 +212,7 @@ def test_the_step_beats_neither_the_critical_path_nor_any_stream(drawn):
 
 
 @given(programs())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_only_computation_stretches_and_by_no_more_than_its_rate(drawn):
     tasks, seconds = drawn
     for one, second, (start, end) in zip(tasks, seconds, contended(tasks, seconds), strict=True):
@@ -210,7 +221,7 @@ def test_only_computation_stretches_and_by_no_more_than_its_rate(drawn):
 
 
 @given(programs())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_computation_loses_exactly_what_messages_beside_it_take(drawn):
     """Work done = length - (1 - rate) x the time in which a message of the same rank runs."""
     tasks, seconds = drawn
@@ -223,7 +234,7 @@ def test_computation_loses_exactly_what_messages_beside_it_take(drawn):
 
 
 @given(programs(streams=(COMPUTE, "pp")))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 def test_both_ways_of_playing_agree_where_nothing_overlaps(drawn):
     """One message that everything waits for makes every rank play at a rate, but slows nothing down."""
     tasks, seconds = drawn
@@ -235,7 +246,7 @@ def test_both_ways_of_playing_agree_where_nothing_overlaps(drawn):
 
 
 @given(programs(), st.integers(0, 13))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 def test_a_shorter_task_never_makes_a_step_longer(drawn, which):
     tasks, seconds = drawn
     shorter = [second / 2 if index == which else second for index, second in enumerate(seconds)]
@@ -243,7 +254,7 @@ def test_a_shorter_task_never_makes_a_step_longer(drawn, which):
 
 
 @given(programs())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 def test_the_same_tasks_give_the_same_bits(drawn):
     first, second = (play(*drawn, beside=("dp",), compute_rate=RATE) for _ in range(2))
     assert np.array_equal(first.start_s, second.start_s)
@@ -251,7 +262,7 @@ def test_the_same_tasks_give_the_same_bits(drawn):
 
 
 @given(programs(), st.permutations(range(3)))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 def test_the_numbers_of_ranks_do_not_matter(drawn, numbers):
     tasks, seconds = drawn
     renamed = [one._replace(rank=numbers[one.rank]) for one in tasks]

@@ -42,4 +42,4 @@ def embedding_gradients(shard: Shard) -> Message:
 def norm_sum(shard: Shard) -> Message:
     """One number over all ranks that hold different parameters: the norm of the gradient."""
     op = Collective(op="all_reduce", bytes=4.0, ranks=shard.layout.gpus, dtype="fp32")
-    return Message(name="norm all_reduce", ops=(op,), dimension=DIMENSION)
+    return Message(name="norm all_reduce", ops=(op,), dimension=DIMENSION if shard.layout.pp > 1 else "dp")

@@ -1,0 +1,77 @@
+"""Runs the commands of the documentation again and puts their output in its place.
+
+    python docs/refresh_outputs.py
+
+A line `<!-- output of: COMMAND -->` is followed by a fenced block, which is replaced by what COMMAND prints.
+`<!-- output of: COMMAND (lines 1-9, 20-24) -->` keeps these lines, counted from 1; `...` stands for the rest.
+A COMMAND is `steptime ...`, or `cat FILE`; paths start at the root of the repository.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(
+    r"(?P<head><!-- output of: (?P<command>.*?)(?: \(lines (?P<lines>[\d, -]+)\))? -->\n```\w*\n)"
+    r".*?(?P<tail>^```$)",
+    re.DOTALL | re.MULTILINE,
+)
+LEFT_OUT = "..."
+
+
+def refreshed(page: str) -> str:
+    """The text of a page with every output made anew."""
+    return BLOCK.sub(lambda found: f"{found['head']}{_shown(found)}\n{found['tail']}", page)
+
+
+def _shown(found: re.Match[str]) -> str:
+    lines = [line.rstrip() for line in output(found["command"]).rstrip("\n").splitlines()]
+    return "\n".join(kept(lines, found["lines"]) if found["lines"] else lines)
+
+
+def output(command: str) -> str:
+    """What a command prints, standard error behind standard output; raises ValueError for other programs."""
+    program, *arguments = shlex.split(command)
+    if program == "cat":
+        return "".join((ROOT / argument).read_text("utf-8") for argument in arguments)
+    if program != "steptime":
+        raise ValueError(f"{command}: only steptime and cat are run")
+    line = [sys.executable, "-m", "sim.cli", *arguments]
+    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(
+        line, cwd=ROOT, env=environment, check=False, capture_output=True, encoding="utf-8"
+    )
+    if done.returncode not in (0, 2):
+        raise RuntimeError(f"{command}: exit code {done.returncode}\n{done.stderr}")
+    return done.stdout + done.stderr
+
+
+def kept(lines: list[str], ranges: str) -> list[str]:
+    """The lines of ranges such as `1-9, 20-24`, with a mark where others were left out."""
+    found: list[str] = []
+    behind = 0
+    for part in ranges.split(","):
+        first, _, last = part.strip().partition("-")
+        start, stop = int(first) - 1, int(last or first)
+        found += [LEFT_OUT] * (start > behind)
+        found += lines[start:stop]
+        behind = stop
+    return [*found, *[LEFT_OUT] * (behind < len(lines))]
+
+
+def main() -> None:
+    """Refresh every page."""
+    for path in sorted(ROOT.glob("docs/**/*.md")):
+        before = path.read_text("utf-8")
+        after = refreshed(before)
+        if after != before:
+            path.write_text(after, "utf-8")
+            sys.stdout.write(f"{path.relative_to(ROOT)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Blocks of kernels, played by hand: who waits for whom, and what the time is made of."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.blocks import BlockTime, block_tasks, play_block
+from workloads.graph import COMPUTE, Block, Work
+from workloads.ops import Op, Pointwise
+from workloads.stack import Host
+
+FREE = Host(launch_s={"eager": 0.0}, message_s=0.0)
+
+
+def op(seconds: float) -> Op:
+    """A stand-in whose price is written on it, in milliseconds."""
+    return Pointwise(op="copy", rows=round(seconds * 1000), cols=1, dtype="bf16")
+
+
+def kernel(seconds: float, **keywords: object) -> Work:
+    return Work(op(seconds), **keywords)  # type: ignore[arg-type]
+
+
+def message(seconds: float, name: str = "", stream: str = "tp", *, beside: bool = False) -> Work:
+    return Work(op(seconds), stream, name, asynchronous=beside)
+
+
+def block(*pieces: tuple[Work, ...]) -> Block:
+    return Block(name="layer", phase="forward", pieces=pieces)
+
+
+def played(made: Block, host: Host = FREE, rate: float = 1.0) -> BlockTime:
+    prices = {work.op: work.op.rows / 1000 for work in made.work}  # type: ignore[union-attr]
+    return play_block(made, prices, host, "eager", rate)
+
+
+def spans(time: BlockTime) -> list[tuple[float, float]]:
+    return list(zip(time.timeline.start_s.tolist(), time.timeline.end_s.tolist(), strict=True))
+
+
+def test_kernels_run_one_after_the_other():
+    time = played(block((kernel(1), kernel(2)), (kernel(4),)))
+    assert (time.seconds, time.compute_s) == (7, 7)
+    assert (time.interference_s, time.launch_s, time.exposed_s) == (0, 0, {})
+
+
+def test_an_empty_block_takes_no_time():
+    assert played(block()).seconds == 0
+
+
+def test_a_message_holds_up_what_follows():
+    time = played(block((kernel(1), message(2), kernel(4))))
+    assert spans(time) == [(0, 1), (1, 3), (3, 7)]
+    assert (time.compute_s, time.exposed_s) == (5, {"tp": 2})
+
+
+def test_asynchronous_work_holds_up_nobody_in_its_piece():
+    time = played(block((kernel(1), message(2, beside=True), kernel(4))))
+    assert spans(time) == [(0, 1), (1, 3), (1, 5)]
+    assert (time.seconds, time.exposed_s) == (5, {})
+
+
+def test_the_end_of_a_piece_waits_for_asynchronous_work():
+    time = played(block((kernel(1), message(5, beside=True), kernel(2)), (kernel(1),)))
+    assert spans(time) == [(0, 1), (1, 6), (1, 3), (6, 7)]
+    assert time.exposed_s == {"tp": 3}
+
+
+def test_work_may_wait_for_asynchronous_work_by_name():
+    time = played(block((message(3, "gather", beside=True), kernel(1), kernel(2, waits="gather"), kernel(1))))
+    assert spans(time) == [(0, 3), (0, 1), (3, 5), (5, 6)]
+    assert time.exposed_s == {"tp": 2}
+
+
+def test_a_name_is_known_in_its_own_piece_only():
+    """The second piece has its own message of the same name, and waits for that one."""
+    first = (message(3, "kv", "cp", beside=True), kernel(1, waits="kv"))
+    second = (message(2, "kv", "cp", beside=True), kernel(1, waits="kv"))
+    assert spans(played(block(first, second))) == [(0, 3), (3, 4), (4, 6), (6, 7)]
+
+
+def test_an_empty_piece_does_not_open_the_barrier():
+    tasks = block_tasks(block((kernel(1), message(1, beside=True)), (), (kernel(1),)))
+    assert tasks[2].after == (0, 1)
+
+
+def test_a_ring_of_messages_beside_computation():
+    """Context parallelism over three: own block 4 s, then the others', 3 s each, with messages of 5 s."""
+    ring = (
+        message(5, "kv0", "cp", beside=True),
+        kernel(4),
+        message(5, "kv1", "cp", beside=True)._replace(waits="kv0"),
+        kernel(3, waits="kv0"),
+        kernel(3, waits="kv1"),
+    )
+    time = played(block(ring))
+    # 0-5 and 5-10 messages; 0-4, 5-8, 10-13 computation: exposed 4-5 and 8-10.
+    assert (time.seconds, time.compute_s, time.exposed_s) == (13, 10, {"cp": 3})
+
+
+def test_exposed_communication_of_two_streams_is_counted_once():
+    """tp from 0 to 4, cp from 0 to 6, computation from 0 to 1: exposed 3 s and then 2 s."""
+    time = played(block((message(4, beside=True), message(6, stream="cp", beside=True), kernel(1))))
+    assert time.seconds == 6
+    assert time.exposed_s == {"tp": 3, "cp": 2}
+
+
+def test_communication_slows_down_computation_beside_it():
+    """4 s of message at a rate of 3/4 do 3 of 6 s: 7 s in all."""
+    time = played(block((message(4, beside=True), kernel(6))), rate=0.75)
+    assert (time.seconds, time.compute_s, time.interference_s) == (7, 6, 1)
+
+
+def test_the_host_holds_up_short_kernels():
+    """Ten kernels of 1 ms, 5 ms each to launch: the device waits for 40 of 50 ms."""
+    time = played(block(tuple(kernel(0.001) for _ in range(10))), Host(launch_s={"eager": 0.005}))
+    assert time.seconds == pytest.approx(0.050)
+    assert time.launch_s == pytest.approx(0.040)
+    assert time.compute_s == pytest.approx(0.010)
+
+
+def test_the_host_is_hidden_behind_long_kernels():
+    time = played(block((kernel(1), kernel(1))), Host(launch_s={"eager": 0.005}))
+    assert (time.seconds, time.launch_s) == (2, 0)
+
+
+def test_messages_are_launched_too():
+    time = played(block((kernel(0.001), message(0.001))), Host(launch_s={"eager": 1.0}, message_s=0.5))
+    assert time.seconds == pytest.approx(1.5)
+
+
+def test_blocking_launches_add_up():
+    """CUDA_LAUNCH_BLOCKING=1: each of three kernels costs its launch and a gap on top."""
+    host = Host(launch_s={"eager": 0.25}, blocking=True, synchronise_s=0.5)
+    time = played(block((kernel(1), kernel(2), kernel(4))), host)
+    assert (time.seconds, time.compute_s, time.launch_s) == (9.25, 7, 2.25)
+
+
+def test_blocking_messages_count_as_exposed_communication():
+    """A kernel of 1 s and a message of 2 s, launched in 0.25 and 0.5 s, with gaps of 0.5 s: 4.75 s in all."""
+    host = Host(launch_s={"eager": 0.25}, message_s=0.5, blocking=True, synchronise_s=0.5)
+    time = played(block((kernel(1), message(2))), host)
+    assert (time.seconds, time.compute_s) == (4.75, 1)
+    assert time.launch_s + time.exposed_s["tp"] == 3.75
+
+
+def test_blocking_is_never_faster():
+    made = block((kernel(1), kernel(0.001), message(2), kernel(0.001)))
+    host = Host(launch_s={"eager": 0.005})
+    assert played(made, replace(host, blocking=True)).seconds >= played(made, host).seconds
+
+
+def test_each_execution_has_its_own_launches():
+    host = Host(launch_s={"eager": 2.0, "compile": 1.0})
+    made = block((kernel(0.001),))
+    prices = {work.op: 0.001 for work in made.work}
+    times = [play_block(made, prices, host, execution, 1.0).seconds for execution in ("eager", "compile")]
+    assert times == [2.0, 1.0]
+
+
+works = st.builds(
+    lambda seconds, stream, beside: Work(op(seconds), stream, asynchronous=beside and stream != COMPUTE),
+    st.sampled_from([0.25, 0.5, 1.0, 3.0]),
+    st.sampled_from([COMPUTE, COMPUTE, "tp", "cp"]),
+    st.booleans(),
+)
+blocks = st.lists(st.lists(works, max_size=5).map(tuple), max_size=4).map(lambda pieces: block(*pieces))
+hosts = st.builds(
+    lambda launch, blocking: Host(launch_s={"eager": launch}, message_s=launch / 2, blocking=blocking, synchronise_s=0.125),
+    st.sampled_from([0.0, 0.5, 2.0]),
+    st.booleans(),
+)
+
+
+@given(blocks, hosts, st.sampled_from([1.0, 0.75]))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_the_parts_of_a_block_add_up_to_it(made, host, rate):
+    time = played(made, host, rate)
+    parts = [time.compute_s, time.interference_s, time.launch_s, *time.exposed_s.values()]
+    assert sum(parts) == pytest.approx(time.seconds, abs=1e-9)
+    assert all(part >= -1e-9 for part in parts)
+
+
+@given(blocks, st.sampled_from([1.0, 0.75]))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_pieces_are_barriers(made, rate):
+    timeline, place = played(made, rate=rate).timeline, 0
+    done = 0.0
+    for piece in made.pieces:
+        starts, ends = (array[place : place + len(piece)].tolist() for array in (timeline.start_s, timeline.end_s))
+        assert all(start >= done - 1e-9 for start in starts)
+        done, place = max([done, *ends]), place + len(piece)
