@@ -1,0 +1,1 @@
+"""What work costs, and how we know: cost models from ops and a device to seconds."""

@@ -42,9 +42,7 @@ def output(command: str) -> str:
         raise ValueError(f"{command}: only steptime and cat are run")
     line = [sys.executable, "-m", "sim.cli", *arguments]
     environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run(
-        line, cwd=ROOT, env=environment, check=False, capture_output=True, encoding="utf-8"
-    )
+    done = subprocess.run(line, cwd=ROOT, env=environment, check=False, capture_output=True, encoding="utf-8")
     if done.returncode not in (0, 2):
         raise RuntimeError(f"{command}: exit code {done.returncode}\n{done.stderr}")
     return done.stdout + done.stderr

@@ -1,0 +1,1 @@
+"""What a machine is: devices, links, nodes and clusters. Facts; no work, no time."""

@@ -33,6 +33,7 @@ class Architecture:
         hbm_share: of the memory bandwidth, reached by streaming kernels.
         l2_bytes_per_clock: from L2 into one SM, at the boost clock, multicast counted as if it were read.
         kernel_s: fixed time of a kernel on the device, its first loads and last stores; no host time.
+        pointwise_s: fixed time of a kernel bound by memory traffic, its operands not in L2.
         cta_s: prologue and epilogue of one output tile.
         split_s: added by splitting k over several SMs.
         tail_share: of the idle time in a last, partly filled wave, what kernels do lose (rest: stream-k).
@@ -57,6 +58,7 @@ class Architecture:
     hbm_share: Share
     l2_bytes_per_clock: Positive
     kernel_s: Positive
+    pointwise_s: Positive
     cta_s: Positive
     split_s: Positive
     tail_share: Share

@@ -1,0 +1,1 @@
+"""What happens: tasks are priced and played; results, reports, studies and the command line."""

@@ -1,6 +1,6 @@
 """Plays a block of kernels once: how long it takes, and what the time is made of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sim.engine import Timeline, play
@@ -27,22 +27,21 @@ class BlockTime:
     timeline: Timeline
 
 
-def play_block(
-    block: Block, prices: Mapping[Op, float], host: Host, execution: str, compute_rate: float
-) -> BlockTime:
+def play_block(block: Block, prices: Mapping[Op, float], host: Host, execution: str, compute_rate: float) -> BlockTime:
     """Play `block` on the streams of one rank."""
     tasks = block_tasks(block)
     work = block.work
     seconds = [prices[item.op] for item in work]
     launches = [host.launch_s[execution] if item.stream == COMPUTE else host.message_s for item in work]
     if host.blocking:
-        seconds = [sum(parts) + host.synchronise_s for parts in zip(seconds, launches, strict=True)]
+        launches = [launch + host.synchronise_s for launch in launches]
+        seconds = [sum(parts) for parts in zip(seconds, launches, strict=True)]
     beside = {item.stream for item in work} - {COMPUTE}
     timeline = play(tasks, seconds, beside=beside, compute_rate=compute_rate)
-    compute = sum(second for item, second in zip(work, seconds, strict=True) if item.stream == COMPUTE)
+    compute = _computing(work, seconds)
     exposed, busy = _exposed(work, timeline)
     hosted = 0.0 if host.blocking else max(sum(launches) - timeline.seconds, 0.0)
-    blocked = sum(launches) + len(work) * host.synchronise_s if host.blocking else 0.0
+    blocked = _computing(work, launches) if host.blocking else 0.0
     return BlockTime(
         block=block,
         seconds=timeline.seconds + hosted,
@@ -52,6 +51,11 @@ def play_block(
         launch_s=hosted + blocked,
         timeline=timeline,
     )
+
+
+def _computing(work: tuple[Work, ...], seconds: Sequence[float]) -> float:
+    """Sum over the work on the compute stream."""
+    return sum(second for item, second in zip(work, seconds, strict=True) if item.stream == COMPUTE)
 
 
 def block_tasks(block: Block) -> list[Task]:

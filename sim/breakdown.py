@@ -81,9 +81,7 @@ def _op_parts(op: Segment | Message, times: Mapping[int, BlockTime], seconds: fl
     return segment_parts(op, times) if isinstance(op, Segment) else {f"exposed {op.dimension}": seconds}
 
 
-def _gaps(
-    timeline: Timeline, compute: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _gaps(timeline: Timeline, compute: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Begin and end of the times in which a rank computes nothing, sorted."""
     begin = np.concatenate([[0.0], timeline.end_s[compute]])
     end = np.concatenate([timeline.start_s[compute], [timeline.seconds]])

@@ -27,9 +27,7 @@ Settings = Annotated[
 ]
 JobPath = Annotated[Path, typer.Argument(metavar="JOB", help="A job file (TOML).", show_default=False)]
 TablePath = Annotated[Path, typer.Argument(metavar="TABLE", help="A CSV table.", show_default=False)]
-Sustained = Annotated[
-    bool, typer.Option("--sustained/--burst", help="Clocks of a long run, or of a short benchmark.")
-]
+Sustained = Annotated[bool, typer.Option("--sustained/--burst", help="Clocks of a long run, or of a short benchmark.")]
 DeviceName = Annotated[str, typer.Option("--device", help="A device of the catalogue, or a TOML file.")]
 Size = Annotated[int, typer.Argument(min=1, max=10**9, show_default=False)]
 
@@ -101,9 +99,7 @@ def run(
     path: JobPath,
     settings: Settings = None,
     as_json: AsJson = False,
-    trace: Annotated[
-        Path | None, typer.Option(help="Write a trace for Perfetto or chrome://tracing.")
-    ] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write a trace for Perfetto or chrome://tracing.")] = None,
 ) -> None:
     """Simulate one training step: its time, where it goes, and whether it fits."""
     from sim.jobfile import read_job
@@ -128,9 +124,7 @@ def run(
 
 @app.command()
 def study(
-    path: Annotated[
-        Path, typer.Argument(metavar="STUDY", help="A job file with a [grid].", show_default=False)
-    ],
+    path: Annotated[Path, typer.Argument(metavar="STUDY", help="A job file with a [grid].", show_default=False)],
     settings: Settings = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write all rows as CSV.")] = None,
     as_json: AsJson = False,
@@ -184,9 +178,7 @@ def gemm(
     m: Size,
     n: Size,
     k: Size,
-    device: Annotated[
-        str, typer.Option(help="A device of the catalogue, or a TOML file.", show_default=False)
-    ],
+    device: Annotated[str, typer.Option(help="A device of the catalogue, or a TOML file.", show_default=False)],
     dtype: Annotated[str, typer.Option(help="Of the inputs.")] = "bf16",
     layout: Annotated[
         GemmLayout, typer.Option(help="tn forward, nn data gradient, nt weight gradient.")
@@ -196,7 +188,7 @@ def gemm(
 ) -> None:
     """Price one GEMM, C[m, n] = A[m, k] B[k, n]."""
     from hardware import catalog
-    from sim.pricing_table import gemm_document
+    from sim.gemm import gemm_document
     from sim.table_rows import out_dtype
     from workloads.ops import Gemm
 

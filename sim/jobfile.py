@@ -7,26 +7,24 @@ tables: degrees, batch and GPUs. Paths in a job file start at its folder.
 import copy
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple, get_type_hints
-
-from annotated_types import Ge, Gt, Le
+from typing import Any, NamedTuple
 
 from calibration.cost.rates import peak_flops_per_s
 from hardware.descriptor import DescriptorError, parse, read_toml
 from hardware.types import Cluster
 from sim import catalog
 from sim.job import Job
+from sim.jobtables import LayoutTable, Tables
 from workloads.errors import WorkloadError, unknown
 from workloads.layout import OPTIMIZERS, RECOMPUTE, TASKS, Layout, Training, check, micro_batches
 from workloads.model import Model
 from workloads.precision import PRECISIONS
 from workloads.schedules import schedules
-from workloads.stack import STRICT, Stack
+from workloads.stack import Stack
 
 Document = Mapping[str, Any]
-Size = Annotated[int, Gt(0), Le(10**9)]
 
 # What the model and these alone can contradict.
 BATCH = ("seq_len", "global_batch", "micro_batch")
@@ -34,83 +32,6 @@ DEGREES = ("tp", "pp", "vp", "cp", "ep")
 
 # Passes of a micro-batch through a chunk that one simulation plays; more would take minutes and gigabytes.
 MOST_PASSES = 500_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelTable:
-    """`name` in the catalogue, or the path of a config.json or TOML file."""
-
-    __pydantic_config__: ClassVar = STRICT
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterTable:
-    """`name` in the catalogue, or the path of a TOML file; without `nodes`, as many as the file says."""
-
-    __pydantic_config__: ClassVar = STRICT
-
-    name: str
-    nodes: Size | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingTable:
-    """The fields of `Training`."""
-
-    __pydantic_config__: ClassVar = STRICT
-
-    seq_len: Size
-    global_batch: Size
-    micro_batch: Size = 1
-    precision: str = "bf16"
-    recompute: str = "none"
-    optimizer: str = "adamw"
-    task: str = "pretrain"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayoutTable:
-    """The fields of `Layout`; without `dp`, all GPUs are used; `sequence_parallel` follows the stack."""
-
-    __pydantic_config__: ClassVar = STRICT
-
-    dp: Size | None = None
-    tp: Size = 1
-    pp: Size = 1
-    vp: Size = 1
-    cp: Size = 1
-    ep: Size = 1
-    zero: Annotated[int, Ge(0), Le(3)] = 0
-    zero_group: Annotated[int, Ge(0), Le(10**9)] = 0
-    sequence_parallel: bool | None = None
-    schedule: str = "auto"
-    context_mode: str = "ring"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StackTable:
-    """`name` in the catalogue, or the path of a TOML file; the rest as the stack usually does."""
-
-    __pydantic_config__: ClassVar = STRICT
-
-    name: str
-    execution: str = ""
-    attention: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tables:
-    """A job file as it stands there."""
-
-    __pydantic_config__: ClassVar = STRICT
-
-    model: ModelTable
-    cluster: ClusterTable
-    training: TrainingTable
-    stack: StackTable
-    layout: LayoutTable = field(default_factory=LayoutTable)
 
 
 class Parts(NamedTuple):
@@ -160,12 +81,6 @@ def with_values(document: Document, values: Mapping[str, Any]) -> Document:
     for key, value in values.items():
         assert _put(changed, key, value), f"no table for {key}"
     return changed
-
-
-def keys() -> tuple[str, ...]:
-    """Every key that a job file can have, such as `layout.tp`."""
-    hints = get_type_hints(Tables)
-    return tuple(f"{table}.{key.name}" for table in Tables.__slots__ for key in fields(hints[table]))
 
 
 def parts(document: Document, where: str, base: Path) -> Parts:
@@ -341,13 +256,9 @@ def _layout(table: LayoutTable, given: Parts) -> tuple[Layout, list[str]]:
     split = f"tp x pp x cp = {table.tp} x {table.pp} x {table.cp} = {replica}"
     faults = []
     if table.dp is None and gpus % replica:
-        faults.append(
-            f"layout: {split} does not divide the {gpus} GPUs of {where}; layout.dp would use fewer"
-        )
+        faults.append(f"layout: {split} does not divide the {gpus} GPUs of {where}; layout.dp would use fewer")
     elif table.dp is not None and table.dp * replica > gpus:
-        faults.append(
-            f"layout: dp = {table.dp} times {split} is {table.dp * replica} GPUs; {where} has {gpus}"
-        )
+        faults.append(f"layout: dp = {table.dp} times {split} is {table.dp * replica} GPUs; {where} has {gpus}")
     if table.sequence_parallel is None:
         values["sequence_parallel"] = given.stack.sequence_parallel and table.tp > 1
     values["dp"] = 1 if faults else table.dp or gpus // replica

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from calibration.cost.model import CostModel
 from hardware.types import Cluster
 from sim import collectives
@@ -24,9 +27,9 @@ def price(ops: Sequence[Op], cluster: Cluster, cost_model: CostModel) -> dict[Op
     seconds, spread = collectives.seconds(messages, cluster)
     prices = dict(zip(messages, _prices(seconds, spread), strict=True))
     computed = cost_model.price(computation, cluster.device)
-    return prices | dict(zip(computation, _prices(*computed), strict=True))
+    return prices | dict(zip(computation, _prices(computed.seconds, computed.spread), strict=True))
 
 
-def _prices(seconds: Sequence[float], spread: Sequence[float]) -> list[Price]:
+def _prices(seconds: NDArray[np.float64], spread: NDArray[np.float64]) -> list[Price]:
     pairs = zip(seconds, spread, strict=True)
     return [Price(seconds=float(second), spread=float(deviation)) for second, deviation in pairs]

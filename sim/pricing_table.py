@@ -17,7 +17,6 @@ import numpy as np
 
 from calibration.cost.model import CostModel
 from calibration.cost.physics import Physics
-from calibration.cost.rates import hbm_bytes_per_s, peak_flops_per_s
 from hardware import catalog
 from hardware.descriptor import DescriptorError
 from hardware.types import Cluster, Device
@@ -25,7 +24,7 @@ from sim import collectives
 from sim.result import NINETY_PERCENT
 from sim.table_rows import Row, SkippedError, compute_op, count, family, ops, read_table
 from workloads.errors import unknown
-from workloads.ops import Collective, CollectiveKind, CommunicationOp, ComputeOp, Gemm, Transfer
+from workloads.ops import Collective, CollectiveKind, CommunicationOp, ComputeOp, Transfer
 
 ADDED = ("predicted_s", "predicted_low_s", "predicted_high_s", "skipped")
 USUAL_NODE = 8
@@ -96,37 +95,8 @@ def price_table(path: Path, machines: Machines, *, sustained: bool = False) -> P
     columns, rows = read_table(path, needed)
     named = [row | {"device": machines.device or row["device"]} for row in rows]
     outcomes = _outcomes(named, machines.cluster, Physics(sustained=sustained))
-    priced = [row | _cells(outcome) for row, outcome in zip(named, outcomes, strict=True)]
-    return PricedTable(columns=tuple(dict.fromkeys((*columns, "device", *ADDED))), rows=priced)
-
-
-def gemm_document(op: Gemm, device: Device) -> dict[str, Any]:
-    """One GEMM, in a short benchmark and in a long run; an unsupported dtype raises DescriptorError."""
-    try:
-        burst, sustained = (_price([op], Physics(sustained=long), device)[0] for long in (False, True))
-    except ValueError as error:
-        raise DescriptorError("--dtype", [str(error)]) from error
-    peak = peak_flops_per_s(device, op.dtype)
-    compute_s, memory_s = op.flops / peak, op.bytes / hbm_bytes_per_s(device)
-    return {
-        "device": device.name,
-        "dtype": op.dtype,
-        **{name: getattr(op, name) for name in ("m", "n", "k", "batch", "layout", "out_dtype")},
-        "predicted_s": burst.seconds,
-        "predicted_low_s": burst.low_s,
-        "predicted_high_s": burst.high_s,
-        "flops": op.flops,
-        "bytes": op.bytes,
-        "flops_per_s": op.flops / burst.seconds,
-        "peak_flops_per_s": peak,
-        "peak_share": compute_s / burst.seconds,
-        "bound_by": "compute" if compute_s > memory_s else "memory",
-        "compute_bound_s": compute_s,
-        "memory_bound_s": memory_s,
-        "sustained_s": sustained.seconds,
-        "sustained_flops_per_s": op.flops / sustained.seconds,
-        "sustained_peak_share": compute_s / sustained.seconds,
-    }
+    kept = [row | _cells(outcome) for row, outcome in zip(named, outcomes, strict=True)]
+    return PricedTable(columns=tuple(dict.fromkeys((*columns, "device", *ADDED))), rows=kept)
 
 
 def _check_names(machines: Machines) -> None:
@@ -197,10 +167,11 @@ def _request(row: Row, cluster: str, cost_model: CostModel) -> Request:
         return (machine.name, machine.nodes), _message(row, machine), lambda batch: _messages(batch, machine)
     op = compute_op(row)
     key = (device.name, kind, op.dtype, getattr(op, "out_dtype", ""), getattr(op, "kernel", ""))
-    return key, op, lambda batch: _price(batch, cost_model, device)
+    return key, op, lambda batch: priced(batch, cost_model, device)
 
 
-def _price(batch: list[ComputeOp], cost_model: CostModel, device: Device) -> list[Pricing]:
+def priced(batch: Sequence[ComputeOp], cost_model: CostModel, device: Device) -> list[Pricing]:
+    """What each op of a batch costs on a device; an unsupported data type raises ValueError."""
     return _pricings(*cost_model.price(batch, device))
 
 
@@ -236,9 +207,7 @@ def _machine(row: Row, cluster: str) -> Cluster:
     machine, ranks = catalog.cluster(cluster, 1), count(row, "ranks")
     on_node = min(count(row, "ranks_per_node", machine.gpus_per_node), ranks)
     if on_node > machine.gpus_per_node:
-        raise SkippedError(
-            f"{on_node} ranks on a node; one of {machine.name} has {machine.gpus_per_node} GPUs"
-        )
+        raise SkippedError(f"{on_node} ranks on a node; one of {machine.name} has {machine.gpus_per_node} GPUs")
     if ranks % on_node:
         raise SkippedError(f"{ranks} ranks are no multiple of {on_node} on a node")
     return catalog.cluster(cluster, ranks // on_node)

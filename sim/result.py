@@ -142,7 +142,10 @@ class Result:
         return f"{found.dimension} {found.name}" if isinstance(found, Message) else found.name
 
     def _counts(self) -> list[int]:
-        return np.bincount([task.op for task in self.program.tasks], minlength=len(self.program.ops)).tolist()
+        counts: list[int] = np.bincount(
+            [task.op for task in self.program.tasks], minlength=len(self.program.ops)
+        ).tolist()
+        return counts
 
     def _phase_flops(self, phase: str) -> float:
         """FLOPs of the GEMMs and attention of a phase, over the program."""

@@ -12,9 +12,30 @@ from workloads.layout import Layout, Training
 from workloads.model import Model
 
 REQUIRED = (
-    "id source device gpus gpus_per_node fabric inter_node_gbit_per_s stack family layers hidden ffn heads vocab "
-    "seq_len global_batch micro_batch precision tp pp zero recompute missing_inputs"
-).split()
+    "id",
+    "source",
+    "device",
+    "gpus",
+    "gpus_per_node",
+    "fabric",
+    "inter_node_gbit_per_s",
+    "stack",
+    "family",
+    "layers",
+    "hidden",
+    "ffn",
+    "heads",
+    "vocab",
+    "seq_len",
+    "global_batch",
+    "micro_batch",
+    "precision",
+    "tp",
+    "pp",
+    "zero",
+    "recompute",
+    "missing_inputs",
+)
 # A source that leaves these open leaves the step time open; the usual network of a system is close enough.
 NEEDED_INPUTS = ("recompute", "zero_stage_or_fsdp", "vocab")
 COVERED = ("gpt", "llama", "bert")
@@ -23,12 +44,12 @@ NVL72_GPUS = 72
 Row = Mapping[str, str]
 
 
-class Skipped(Exception):
+class SkippedRowError(Exception):
     """A row that cannot be simulated; the message says why."""
 
 
 def job_of(row: Row) -> Job:
-    """The job that a row describes; raises Skipped with the reason if it is not one."""
+    """The job that a row describes; raises SkippedRowError with the reason if it is not one."""
     _refuse(row)
     try:
         tp = _int(row, "tp", 1)
@@ -42,19 +63,19 @@ def job_of(row: Row) -> Job:
             attention=row.get("attention") or "",
         )
     except (ValueError, KeyError) as error:
-        raise Skipped(str(error)) from error
+        raise SkippedRowError(str(error)) from error
 
 
 def _refuse(row: Row) -> None:
     if row["family"] not in COVERED:
-        raise Skipped(f"family {row['family']!r} is not simulated; covered: {', '.join(COVERED)}")
+        raise SkippedRowError(f"family {row['family']!r} is not simulated; covered: {', '.join(COVERED)}")
     missing = [name for name in row["missing_inputs"].split(";") if name in NEEDED_INPUTS]
     if missing:
-        raise Skipped(f"the source does not give {', '.join(missing)}")
+        raise SkippedRowError(f"the source does not give {', '.join(missing)}")
     if row.get("task") == "single layer":
-        raise Skipped("a single layer, not a step")
+        raise SkippedRowError("a single layer, not a step")
     if row["stack"] and row["stack"] not in stacks():
-        raise Skipped(unknown("stack", row["stack"], stacks()))
+        raise SkippedRowError(unknown("stack", row["stack"], stacks()))
 
 
 def _model(row: Row) -> Model:
@@ -145,6 +166,4 @@ def _int(row: Row, key: str, default: int | None = None) -> int:
     try:
         return int(text)
     except ValueError:
-        raise Skipped(f"{key} = {text!r}: a whole number is needed") from None
-
-
+        raise SkippedRowError(f"{key} = {text!r}: a whole number is needed") from None

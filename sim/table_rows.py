@@ -154,13 +154,9 @@ def _parsed(path: Path, text: str) -> tuple[tuple[str, ...], list[Row]]:
     except csv.Error as error:
         raise DescriptorError(path, [f"is not CSV: {error}"]) from None
     if len(lines) < 2:
-        raise DescriptorError(
-            path, ["is empty; should be a line of column names and a row for each measurement"]
-        )
+        raise DescriptorError(path, ["is empty; should be a line of column names and a row for each measurement"])
     columns = tuple(name.strip() for name in lines[0])
-    faults = [
-        f"column {name!r} stands there twice" for name in dict.fromkeys(columns) if columns.count(name) > 1
-    ]
+    faults = [f"column {name!r} stands there twice" for name in dict.fromkeys(columns) if columns.count(name) > 1]
     faults += [
         f"row {place}: {len(line)} cells; the first line has {len(columns)}"
         for place, line in enumerate(lines[1:], 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hardware.descriptor import DescriptorError
 from sim.result import Result
-from sim.rows import REQUIRED, Row, Skipped, job_of
+from sim.rows import REQUIRED, Row, SkippedRowError, job_of
 from sim.step import simulate
 
 GIB = 2.0**30
@@ -65,7 +65,7 @@ def compare(row: Row) -> Record:
     }
     try:
         result = simulate(job_of(row))
-    except (Skipped, ValueError) as error:
+    except (SkippedRowError, ValueError) as error:
         return record | {"skipped": str(error)}
     return record | _step(record, result) | _memory(row, result)
 
@@ -146,7 +146,7 @@ def _error_figures(errors: Sequence[float]) -> Record:
 def _equal_weight(each: Sequence[Record]) -> Record:
     """The mean over sources of what they have in common, so that a large one does not drown the rest."""
     found: Record = {"source": "each source with equal weight"}
-    for key, value in each[0].items():
+    for key in each[0]:
         if key != "source":
             values = [float(v) for one in each if isinstance(v := one[key], int | float)]
             counted = key in ("n", "skipped", "memory_n", "fits_n")

@@ -69,8 +69,7 @@ SIMPLE = Priced(lambda op: 3e-6 + op.flops / 1e14 + op.bytes / 1e12)
 def changed(base: Stack, **tables: Any) -> Stack:
     """A stack with some keys of its tables, or some keys of its own, changed."""
     inner = {
-        key: replace(getattr(base, key), **value) if isinstance(value, dict) else value
-        for key, value in tables.items()
+        key: replace(getattr(base, key), **value) if isinstance(value, dict) else value for key, value in tables.items()
     }
     return replace(base, **inner)
 

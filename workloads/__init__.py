@@ -1,0 +1,1 @@
+"""What has to be done: models, layouts and schedules become tasks. FLOPs and bytes; no seconds."""

@@ -30,9 +30,7 @@ class Traits(NamedTuple):
 # By `model_type`; sources are the configuration and modelling files of the transformers library (4.x).
 ARCHITECTURES: Mapping[str, Traits] = {
     "gpt2": Traits("gpt", "layer_norm", "all", "learned", "gelu", tied=True, ffn_ratio=4),
-    "gpt_bigcode": Traits(
-        "gpt", "layer_norm", "all", "learned", "gelu", tied=True, ffn_ratio=4, multi_query=True
-    ),
+    "gpt_bigcode": Traits("gpt", "layer_norm", "all", "learned", "gelu", tied=True, ffn_ratio=4, multi_query=True),
     "gpt_neox": Traits("gpt", "layer_norm", "all", "rope", "gelu", tied=False),
     "opt": Traits("gpt", "layer_norm", "all", "learned", "relu", tied=True),
     "bloom": Traits(
@@ -49,9 +47,7 @@ ARCHITECTURES: Mapping[str, Traits] = {
     "mpt": Traits("gpt", "layer_norm", "none", "alibi", "gelu", tied=True, ffn_ratio=4, norm_bias=False),
     "nemotron": Traits("gpt", "layer_norm", "none", "rope", "squared_relu", tied=False),
     "llama": Traits("llama", "rms_norm", "none", "rope", "silu", tied=False, gated=True),
-    "mistral": Traits(
-        "llama", "rms_norm", "none", "rope", "silu", tied=False, gated=True, kv_heads_given=True
-    ),
+    "mistral": Traits("llama", "rms_norm", "none", "rope", "silu", tied=False, gated=True, kv_heads_given=True),
     "qwen2": Traits("llama", "rms_norm", "qkv", "rope", "silu", tied=False, gated=True, kv_heads_given=True),
     "qwen3": Traits(
         "llama",

@@ -114,9 +114,7 @@ def blocks(program: Program) -> list[Block]:
 
 def verify(program: Program) -> None:
     """Raise WorkloadError if a task waits for itself or a later task, or names an op that is not there."""
-    faults = [
-        fault for index, task in enumerate(program.tasks) for fault in _task_faults(index, task, program)
-    ]
+    faults = [fault for index, task in enumerate(program.tasks) for fault in _task_faults(index, task, program)]
     if faults:
         raise WorkloadError("program", faults[:10])
 

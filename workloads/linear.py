@@ -40,9 +40,7 @@ def linear(
 
 def _gemm(shard: Shard, mnk: tuple[int, int, int], layout: Layout, dtype: str, name: str = "") -> Work:
     m, n, k = mnk
-    return Work(
-        Gemm(m=m, n=n, k=k, layout=layout, dtype=dtype, out_dtype=shard.precision.activation), name=name
-    )
+    return Work(Gemm(m=m, n=n, k=k, layout=layout, dtype=dtype, out_dtype=shard.precision.activation), name=name)
 
 
 def _casts(shard: Shard, cast: bool, columns: int) -> tuple[Work, ...]:
@@ -57,8 +55,6 @@ def _weight_gradients(shard: Shard, inputs: int, outputs: tuple[int, ...], dtype
     fused = shard.stack.fused_gradient_accumulation
     out = "fp32" if fused else shard.precision.activation
     return tuple(
-        Work(
-            Gemm(m=n, n=inputs, k=shard.tokens, layout="nt", dtype=dtype, out_dtype=out, accumulate=fused)
-        )
+        Work(Gemm(m=n, n=inputs, k=shard.tokens, layout="nt", dtype=dtype, out_dtype=out, accumulate=fused))
         for n in outputs
     )

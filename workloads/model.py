@@ -107,9 +107,7 @@ class Model:
     def layer_parameters(self) -> int:
         """Of one layer: projections, biases, two norms, and the norms of Q and K where there are."""
         head_norms = 2 * self.head_dim if self.qk_norm else 0
-        return (
-            self.layer_matmul_parameters + self.layer_bias_parameters + 2 * self.norm_parameters + head_norms
-        )
+        return self.layer_matmul_parameters + self.layer_bias_parameters + 2 * self.norm_parameters + head_norms
 
     @property
     def embedding_parameters(self) -> int:

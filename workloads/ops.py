@@ -87,8 +87,10 @@ class Attention:
         """Query-key pairs that are computed, for each head and sample."""
         if not self.causal:
             return float(self.seq_q * self.seq_kv)
-        return self.seq_q * (self.seq_kv - (self.seq_q - 1) / 2) if self.seq_q <= self.seq_kv else (
-            self.seq_kv * (self.seq_kv + 1) / 2
+        return (
+            self.seq_q * (self.seq_kv - (self.seq_q - 1) / 2)
+            if self.seq_q <= self.seq_kv
+            else (self.seq_kv * (self.seq_kv + 1) / 2)
         )
 
     @property
@@ -106,6 +108,11 @@ class Traffic(NamedTuple):
     elements: float  # elements of the activation type read or written
     bytes: float  # further bytes: masks, fp32 copies, indices
     flops: float
+    per_clock: float  # bytes that one SM gets through in a clock, at most
+
+
+# Of a kernel that does nothing but load and store: more than any memory delivers.
+STREAMING_PER_CLOCK = 40.0
 
 
 @cache
@@ -113,7 +120,12 @@ def traffic_table() -> dict[tuple[str, str], Traffic]:
     """(kernel, direction) -> traffic, from `pointwise.toml`."""
     table = tomllib.loads((Path(__file__).parent / "pointwise.toml").read_text("utf-8"))
     return {
-        (name, direction): Traffic(row.get("elements", 0.0), row.get("bytes", 0.0), row.get("flops", 0.0))
+        (name, direction): Traffic(
+            elements=row.get("elements", 0.0),
+            bytes=row.get("bytes", 0.0),
+            flops=row.get("flops", 0.0),
+            per_clock=row.get("per_clock", STREAMING_PER_CLOCK),
+        )
         for name, kernel in table.items()
         for direction, row in kernel.items()
         if isinstance(row, dict)
@@ -149,6 +161,11 @@ class Pointwise:
     def flops(self) -> float:
         """On the vector units."""
         return self.elements * traffic_table()[self.op, self.direction].flops
+
+    @property
+    def bytes_per_clock(self) -> float:
+        """That one SM gets through, where the kernel's instructions bound it."""
+        return traffic_table()[self.op, self.direction].per_clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,9 +50,7 @@ def _shared_embedding(weave: Weave, blocks: Blocks, synchronised: list[tuple[int
         synchronised[stage] = weave.add(message, stage, both, pipeline.STREAM)
 
 
-def _update(
-    weave: Weave, blocks: Blocks, passes: Passes, ready: tuple[int, ...], everyone: tuple[int, ...]
-) -> None:
+def _update(weave: Weave, blocks: Blocks, passes: Passes, ready: tuple[int, ...], everyone: tuple[int, ...]) -> None:
     """Norm of all gradients (every rank waits for every other), clipping, update, gathering of shards."""
     stage, layout, optimizer = passes.stage, blocks.shard.layout, blocks.shard.stack.optimizer
     parameters = trained_parameters(blocks, passes)

@@ -21,9 +21,7 @@ class Passes:
         self.chunks = chunks
         self.stage = chunks[0].stage
         self.units = [_Unit.all_of(blocks, chunk) for chunk in chunks]
-        self.whole = [
-            {direction: chunk_segment(blocks, chunk, direction) for direction in "FB"} for chunk in chunks
-        ]
+        self.whole = [{direction: chunk_segment(blocks, chunk, direction) for direction in "FB"} for chunk in chunks]
         self.reduced: list[int] = []
         self.held: int | None = None
 
@@ -74,9 +72,7 @@ class Passes:
             return after
         return self._whole(slot, after)
 
-    def _sharded(
-        self, units: list["_Unit"], slot: Slot, after: tuple[int, ...], *, reduces: bool
-    ) -> tuple[int, ...]:
+    def _sharded(self, units: list["_Unit"], slot: Slot, after: tuple[int, ...], *, reduces: bool) -> tuple[int, ...]:
         """ZeRO 3: the parameters of the next unit are gathered while one computes.
 
         A backward pass starts with the unit that the forward pass ended with, which is still there.
@@ -108,9 +104,7 @@ class Passes:
 
     def _reduce(self, unit: "_Unit", after: tuple[int, ...], slot: Slot) -> None:
         if unit.reduce is not None:
-            self.reduced.extend(
-                self.weave.add(unit.reduce, self.stage, after, data.STREAM, slot.micro_batch)
-            )
+            self.reduced.extend(self.weave.add(unit.reduce, self.stage, after, data.STREAM, slot.micro_batch))
 
 
 class _Unit:

@@ -44,9 +44,7 @@ def pointwise(shard: Shard, name: str, kernels: tuple[str, ...], rows: int, cols
     )
 
 
-def kernel_work(
-    shard: Shard, kernels: tuple[str, ...], rows: int, cols: int, direction: Direction
-) -> tuple[Work, ...]:
+def kernel_work(shard: Shard, kernels: tuple[str, ...], rows: int, cols: int, direction: Direction) -> tuple[Work, ...]:
     """One kernel after the other over the same tensor."""
     dtype = shard.precision.activation
     return tuple(

@@ -32,9 +32,7 @@ class Precision:
 
 
 def _mixed(name: str, gemm: str, activation: str) -> Precision:
-    return Precision(
-        name=name, gemm=gemm, activation=activation, weight=activation, master="fp32", moments="fp32"
-    )
+    return Precision(name=name, gemm=gemm, activation=activation, weight=activation, master="fp32", moments="fp32")
 
 
 def _pure(name: str, gemm: str, dtype: str) -> Precision:

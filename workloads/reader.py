@@ -77,9 +77,7 @@ class Reader:
             return self.size(*keys, default=default)
         # A faulty size was read as 1: its own fault is enough.
         if hidden > 1 and hidden % heads:
-            self.faults.append(
-                f"{heads} heads do not divide a hidden size of {hidden}, and no '{keys[0]}' is given"
-            )
+            self.faults.append(f"{heads} heads do not divide a hidden size of {hidden}, and no '{keys[0]}' is given")
         return max(hidden // heads, 1)
 
     def refuse_unless(self, key: str, right: object, absent: object) -> None:

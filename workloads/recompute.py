@@ -1,10 +1,10 @@
 """Recomputation: what is kept between the passes, and what is run again.
 
-    none            everything that a backward pass needs is kept
-    selective       scores and masks of the attention core are run again (arXiv:2205.05198)
-    selective-op    outputs of GEMMs and attention are kept, everything else is run again
-    selective-op-alternate    as before, but only every other GEMM's output is kept
-    full            only the input of a layer is kept
+none            everything that a backward pass needs is kept
+selective       scores and masks of the attention core are run again (arXiv:2205.05198)
+selective-op    outputs of GEMMs and attention are kept, everything else is run again
+selective-op-alternate    as before, but only every other GEMM's output is kept
+full            only the input of a layer is kept
 """
 
 from collections.abc import Sequence

@@ -21,9 +21,7 @@ def _attention_half(shard: Shard) -> tuple[Piece, ...]:
     rotary = model.positions == "rope"
     rope = (_rope(shard),) if rotary else ()
     qkv = linear(shard, "qkv", model.hidden, _qkv_outputs(shard), bias=biased)
-    out = linear(
-        shard, "proj", shard.heads * model.head_dim, (model.hidden,), bias=model.biases == "all"
-    )
+    out = linear(shard, "proj", shard.heads * model.head_dim, (model.hidden,), bias=model.biases == "all")
     return (
         _norm(shard),
         tensor.column(shard, qkv),

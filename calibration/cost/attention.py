@@ -4,25 +4,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calibration.cost.rates import Floats, hbm_bytes_per_s, overlapped, peak_flops_per_s, power_clock
+from calibration.cost.rates import Floats, hbm_bytes_per_s, loaded_clock, overlapped, peak_flops_per_s
 from hardware.types import Device
 from workloads.ops import Attention
 
 PADDING = 64  # rows of queries that the matrix units take at a time
 TILE_Q = 128  # rows of queries of one thread block
-RAMP_HEAD_DIM = (
-    128  # at which `attention_kv_ramp` counts keys: a block's start and end cost no more with wider heads
-)
+RAMP_HEAD_DIM = 128  # at which `attention_kv_ramp` counts keys: a block's start and end cost no more with wider heads
+PADDING_HEAD_DIM = 32  # kernels exist for head dimensions of 32, 64, 96, 128, ...
 TAIL_SHARE = 0.5  # of the longest block, in which SMs wait at the end: blocks of unequal length, no order
 
 
-def attention_s(ops: Sequence[Attention], device: Device) -> Floats:
+def attention_s(ops: Sequence[Attention], device: Device, *, sustained: bool) -> Floats:
     """Seconds of each fused attention; an unsupported dtype or kernel raises ValueError."""
     if not ops:
         return np.zeros(0)
-    rates = {key: _flops_per_s(device, *key) for key in {(op.dtype, op.kernel, op.direction) for op in ops}}
+    rates = {key: _flops_per_s(device, *key, sustained) for key in {(op.dtype, op.kernel, op.direction) for op in ops}}
     flops_per_s = np.array([rates[op.dtype, op.kernel, op.direction] for op in ops])
-    flops_per_s *= min(1.0, power_clock(device))
     work, longest = _work(ops, device)
     compute_s = (work + TAIL_SHARE * longest * device.sm_count) / flops_per_s
     memory_s = np.array([op.bytes for op in ops]) / hbm_bytes_per_s(device)
@@ -30,12 +28,13 @@ def attention_s(ops: Sequence[Attention], device: Device) -> Floats:
     return seconds
 
 
-def _flops_per_s(device: Device, dtype: str, kernel: str, direction: str) -> float:
+def _flops_per_s(device: Device, dtype: str, kernel: str, direction: str, sustained: bool) -> float:
     shares = device.architecture.attention_share
     if kernel not in shares:
         raise ValueError(f"{device.name}: no attention kernel {kernel!r}; known: {', '.join(sorted(shares))}")
-    forward, backward = shares[kernel]
-    return peak_flops_per_s(device, dtype) * (forward if direction == "fwd" else backward)
+    share = shares[kernel][0 if direction == "fwd" else 1]
+    clock = loaded_clock(device, share) if sustained else 1.0
+    return peak_flops_per_s(device, dtype) * share * clock
 
 
 def _work(ops: Sequence[Attention], device: Device) -> tuple[Floats, Floats]:
@@ -46,7 +45,7 @@ def _work(ops: Sequence[Attention], device: Device) -> tuple[Floats, Floats]:
         [[getattr(op, row) for row in rows] for op in ops], dtype=np.float64
     ).T
     products = np.array([2 if op.direction == "fwd" else 5 for op in ops])
-    dims = head_dim + architecture.attention_softmax_dims
+    dims = np.ceil(head_dim / PADDING_HEAD_DIM) * PADDING_HEAD_DIM + architecture.attention_softmax_dims
     ramp = architecture.attention_kv_ramp * (RAMP_HEAD_DIM + architecture.attention_softmax_dims)
     padded = np.ceil(seq_q / PADDING) * PADDING
     work = 2.0 * products * batch * heads * padded * (pairs / seq_q * dims + ramp)

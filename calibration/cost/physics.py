@@ -32,7 +32,7 @@ class Physics:
         kinds = np.array([_kind(op) for op in ops], dtype=np.intp)
         seconds = np.empty(len(ops))
         seconds[kinds == 0] = gemm_s(gemms, device, sustained=self.sustained)
-        seconds[kinds == 1] = attention_s(attentions, device)
+        seconds[kinds == 1] = attention_s(attentions, device, sustained=self.sustained)
         seconds[kinds == 2] = pointwise_s(pointwises, device)
         spreads = (
             architecture.gemm_spread,

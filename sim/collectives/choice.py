@@ -30,9 +30,7 @@ def algorithms() -> Mapping[str, Algorithm]:
     return {name: module.phases for name, module in modules.items() if hasattr(module, "phases")}
 
 
-def seconds(
-    ops: Sequence[CommunicationOp], cluster: Cluster
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def seconds(ops: Sequence[CommunicationOp], cluster: Cluster) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Seconds of each op on `cluster`, and their spread: standard deviation of log(measured / predicted)."""
     prices = {op: (op_s(op, cluster), spread(op, cluster)) for op in set(ops)}
     pairs = np.array([prices[op] for op in ops], dtype=np.float64).reshape(-1, 2)

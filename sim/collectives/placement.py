@@ -77,9 +77,7 @@ class Placement:
 
     def copy(self, copied_bytes: float) -> Phase:
         """Phase in which a rank copies its own part of the data to where the result belongs."""
-        return Phase(
-            fabric="memory", rounds=1, bytes=copied_bytes, bytes_per_s=self.copy_bytes_per_s, latency_s=0.0
-        )
+        return Phase(fabric="memory", rounds=1, bytes=copied_bytes, bytes_per_s=self.copy_bytes_per_s, latency_s=0.0)
 
 
 def placement(ranks: int, stride: int, cluster: Cluster) -> Placement:

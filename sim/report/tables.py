@@ -119,13 +119,9 @@ def validation_table(rows: Iterable[Row]) -> Table:
     made = table("id", "source", "measured", "predicted", "error", left=2)
     for row in rows:
         if row.get("skipped"):
-            made.add_row(
-                str(row["id"]), str(row["source"]), "", Text(f"skipped: {row['skipped']}", "dim"), ""
-            )
+            made.add_row(str(row["id"]), str(row["source"]), "", Text(f"skipped: {row['skipped']}", "dim"), "")
             continue
-        figures = [
-            units.seconds(row[name]) if row.get(name) else "" for name in ("measured_s", "predicted_s")
-        ]
+        figures = [units.seconds(row[name]) if row.get(name) else "" for name in ("measured_s", "predicted_s")]
         error = "" if row.get("error") is None else f"{100 * row['error']:+.1f} %"
         made.add_row(str(row["id"]), str(row["source"]), *figures, error)
     return made
@@ -145,9 +141,7 @@ def gemm_table(document: Row) -> Iterator[RenderableType]:
     """One GEMM: its time in a benchmark and in a long run, and what bounds it."""
     shape = " x ".join(str(document[name]) for name in ("m", "n", "k"))
     times = f"{document['batch']} x " if document["batch"] > 1 else ""
-    words = (
-        f"{times}{shape} (m x n x k), {document['dtype']} -> {document['out_dtype']}, {document['layout']}"
-    )
+    words = f"{times}{shape} (m x n x k), {document['dtype']} -> {document['out_dtype']}, {document['layout']}"
     yield Text.assemble(("GEMM ", "dim"), (words, "bold"), (" on ", "dim"), (str(document["device"]), "bold"))
     low, high = (units.seconds(document[name]) for name in ("predicted_low_s", "predicted_high_s"))
     made = table("", "time", "rate", "of peak")

@@ -65,9 +65,7 @@ def run_report(result: Result) -> RenderableType:
 
 def table(*columns: str, left: int = 1) -> Table:
     """A plain table: `left` columns of text, then numbers."""
-    made = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False
-    )
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
     for place, column in enumerate(columns):
         made.add_column(column, justify="left" if place < left else "right", overflow="fold")
     return made

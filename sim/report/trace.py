@@ -32,9 +32,7 @@ def trace(result: Result) -> dict[str, Any]:
     tasks = list(_task_events(result, rows))
     every = list(islice(_kernel_events(result, rows), MOST_KERNELS + 1))
     kernels = every[:MOST_KERNELS]
-    events = sorted(
-        [*tasks, *kernels], key=lambda event: (event["ts"], event["pid"], event["tid"], -event["dur"])
-    )
+    events = sorted([*tasks, *kernels], key=lambda event: (event["ts"], event["pid"], event["tid"], -event["dur"]))
     return {
         "traceEvents": [*_names(result, rows, {(e["pid"], e["tid"]) for e in events}), *events],
         "displayTimeUnit": "ms",
@@ -120,9 +118,7 @@ def _kernels(result: Result, segment: Segment) -> Iterator[tuple[Work, float, fl
     at = 0.0
     for block, count in segment.blocks:
         played = result.times[id(block)]
-        spans = list(
-            zip(block.work, played.timeline.start_s.tolist(), played.timeline.end_s.tolist(), strict=True)
-        )
+        spans = list(zip(block.work, played.timeline.start_s.tolist(), played.timeline.end_s.tolist(), strict=True))
         for _ in range(count):
             yield from ((work, at + start, at + end) for work, start, end in spans)
             at += played.seconds

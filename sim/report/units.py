@@ -32,9 +32,7 @@ def gib(value: float) -> str:
 
 def size(value: float) -> str:
     """Bytes as powers of ten: `50.3 MB`."""
-    scale, unit = next(
-        (pair for pair in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if value >= pair[0]), (1.0, "B")
-    )
+    scale, unit = next((pair for pair in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if value >= pair[0]), (1.0, "B"))
     return f"{digits(value / scale)} {unit}"
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hardware.descriptor import DescriptorError, unknown
-from sim.jobfile import Document, keys, overridden, parts, read_document, with_values
+from sim.jobfile import Document, overridden, parts, read_document, with_values
+from sim.jobtables import keys
 
 MOST_POINTS = 100_000
 
@@ -37,9 +38,7 @@ def read_study(path: Path, settings: Iterable[str] = ()) -> Study:
     table = document.pop("grid", None)
     if not isinstance(table, Mapping) or not table:
         example = 'a table of lists, as in [grid] "layout.tp" = [4, 8]'
-        raise DescriptorError(
-            path, [f"grid: {'missing' if table is None else 'is empty'}; should be {example}"]
-        )
+        raise DescriptorError(path, [f"grid: {'missing' if table is None else 'is empty'}; should be {example}"])
     grid = _flat(table)
     faults = list(_grid_faults(grid))
     if faults:

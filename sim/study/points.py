@@ -34,9 +34,7 @@ def run_study(study: Study, processes: int = 0, done: Callable[[], object] = lam
     for row in _played(study, processes or os.cpu_count() or 1):
         rows.append(row)
         done()
-    return sorted(
-        rows, key=lambda row: (bool(row["skipped"]), not row["fits"], -(row["tokens_per_s_per_gpu"] or 0.0))
-    )
+    return sorted(rows, key=lambda row: (bool(row["skipped"]), not row["fits"], -(row["tokens_per_s_per_gpu"] or 0.0)))
 
 
 def point_row(study: Study, values: dict[str, Any]) -> Row:

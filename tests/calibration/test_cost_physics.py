@@ -165,9 +165,7 @@ def test_a_kernel_within_l2_beats_the_memory_bandwidth() -> None:
         ("b200-sxm", (3840, 16384, 16384), 1.30e-3),
     ],
 )
-def test_large_gemms_agree_with_aiconfigurator(
-    name: str, shape: tuple[int, int, int], measured_s: float
-) -> None:
+def test_large_gemms_agree_with_aiconfigurator(name: str, shape: tuple[int, int, int], measured_s: float) -> None:
     m, n, k = shape
     predicted_s = price_s(Gemm(m=m, n=n, k=k, dtype="bf16"), catalog.device(name), BURST)
     assert predicted_s == pytest.approx(measured_s, rel=0.1)

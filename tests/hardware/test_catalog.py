@@ -242,9 +242,7 @@ def test_a_device_of_ones_own_stands_beside_the_cluster_that_uses_it(tmp_path: P
     assert catalog.cluster(path).device.name == "h300"
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [("devices", "h900"), ("clusters", "dgx-h900"), ("fabrics", "nvlynk")]
-)
+@pytest.mark.parametrize(("kind", "name"), [("devices", "h900"), ("clusters", "dgx-h900"), ("fabrics", "nvlynk")])
 def test_an_unknown_name_is_answered_with_the_known_ones(kind: str, name: str):
     names, look_up = KINDS[kind]
     with pytest.raises(DescriptorError) as caught:

@@ -34,9 +34,7 @@ class Bicycle:
 
     def __post_init__(self) -> None:
         if self.electric and self.kind == "road":
-            raise ValueError(
-                "kind: a road bicycle has no motor\nelectric: should be false for a road bicycle"
-            )
+            raise ValueError("kind: a road bicycle has no motor\nelectric: should be false for a road bicycle")
 
 
 GOOD = """
@@ -123,9 +121,7 @@ def test_a_byte_order_mark_is_no_fault(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("good", "bad", "key", "says"), BAD_VALUES)
-def test_one_bad_value_is_one_fault_that_names_its_key(
-    tmp_path: Path, good: str, bad: str, key: str, says: str
-):
+def test_one_bad_value_is_one_fault_that_names_its_key(tmp_path: Path, good: str, bad: str, key: str, says: str):
     assert good in GOOD
     faults = faults_of(in_file(tmp_path, GOOD.replace(good, bad)))
     about = [fault for fault in faults if fault.startswith((f"{key} = ", f"{key}: "))]
@@ -136,9 +132,7 @@ def test_one_bad_value_is_one_fault_that_names_its_key(
 
 
 def test_all_faults_of_a_file_come_at_once(tmp_path: Path):
-    faults = faults_of(
-        in_file(tmp_path, 'name = 1\nmass_kg = "x"\ngears = 0\nbell = true\nprices = {a = nan}')
-    )
+    faults = faults_of(in_file(tmp_path, 'name = 1\nmass_kg = "x"\ngears = 0\nbell = true\nprices = {a = nan}'))
     keys = {fault.split(" = ")[0].split(": ")[0] for fault in faults}
     assert keys == {
         *("name", "mass_kg", "gears", "bell", "prices.a"),

@@ -168,7 +168,9 @@ works = st.builds(
 )
 blocks = st.lists(st.lists(works, max_size=5).map(tuple), max_size=4).map(lambda pieces: block(*pieces))
 hosts = st.builds(
-    lambda launch, blocking: Host(launch_s={"eager": launch}, message_s=launch / 2, blocking=blocking, synchronise_s=0.125),
+    lambda launch, blocking: Host(
+        launch_s={"eager": launch}, message_s=launch / 2, blocking=blocking, synchronise_s=0.125
+    ),
     st.sampled_from([0.0, 0.5, 2.0]),
     st.booleans(),
 )

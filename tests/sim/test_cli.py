@@ -93,9 +93,7 @@ def test_no_partial_output_is_left(tmp_path: Path):
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path):
-    assert "cannot be written" in refusal(
-        "run", JOB, "--json", "--trace", str(tmp_path / "no" / "trace.json")
-    )
+    assert "cannot be written" in refusal("run", JOB, "--json", "--trace", str(tmp_path / "no" / "trace.json"))
     assert "cannot be written" in refusal("run", JOB, "--trace", str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
@@ -155,8 +153,6 @@ def test_commands_do_not_pay_for_heavy_libraries(words: list[str]):
 
 
 def test_help_starts_without_the_simulator():
-    code = (
-        "import sys, sim.cli; print([name for name in ('numpy', 'pydantic', 'simpy') if name in sys.modules])"
-    )
+    code = "import sys, sim.cli; print([name for name in ('numpy', 'pydantic', 'simpy') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -122,9 +122,7 @@ def test_all_reduce_costs_no_less_than_the_reduce_scatter_in_it(name):
 
 
 def test_ring_all_reduce_streams_as_reduce_scatter_and_all_gather_together(h100):
-    stream = {
-        kind: candidates(op(kind, 1e9, 8), h100)["ring"][0].stream_s for kind in KINDS if kind != "all_to_all"
-    }
+    stream = {kind: candidates(op(kind, 1e9, 8), h100)["ring"][0].stream_s for kind in KINDS if kind != "all_to_all"}
     assert stream["all_reduce"] == pytest.approx(stream["reduce_scatter"] + stream["all_gather"])
 
 

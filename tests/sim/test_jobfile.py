@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from hardware.descriptor import DescriptorError
-from sim.jobfile import LayoutTable, TrainingTable, keys, overridden, read_document, read_job, resolved
+from sim.jobfile import overridden, read_document, read_job, resolved
+from sim.jobtables import LayoutTable, TrainingTable, keys
 from workloads.errors import WorkloadError
 from workloads.layout import Layout, Training
 
@@ -198,6 +199,4 @@ def test_a_resolved_job_says_what_the_file_left_open(path: Path):
 
 
 def test_every_key_can_be_named():
-    assert {"model.name", "cluster.nodes", "layout.tp", "training.recompute", "stack.execution"} <= set(
-        keys()
-    )
+    assert {"model.name", "cluster.nodes", "layout.tp", "training.recompute", "stack.execution"} <= set(keys())

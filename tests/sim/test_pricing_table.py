@@ -61,9 +61,7 @@ def test_spread_ranks_share_no_node(path: Path):
 
 
 def test_a_long_run_is_slower_than_a_benchmark(path: Path):
-    burst, sustained = (
-        price_table(path, Machines(), sustained=long).rows[0]["predicted_s"] for long in (False, True)
-    )
+    burst, sustained = (price_table(path, Machines(), sustained=long).rows[0]["predicted_s"] for long in (False, True))
     assert float(sustained) > float(burst)
 
 

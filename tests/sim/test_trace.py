@@ -63,11 +63,7 @@ def test_spans_are_in_order_and_those_of_a_row_do_not_overlap(events: list[dict[
 
 def test_kernels_lie_within_a_pass(events: list[dict[str, Any]]):
     named = rows(events)
-    passes = [
-        (e["pid"], e["ts"], e["ts"] + e["dur"])
-        for e in spans(events)
-        if named[e["pid"], e["tid"]] == "compute"
-    ]
+    passes = [(e["pid"], e["ts"], e["ts"] + e["dur"]) for e in spans(events) if named[e["pid"], e["tid"]] == "compute"]
     kernels = [e for e in spans(events) if named[e["pid"], e["tid"]].startswith("kernels")]
     assert any(e["name"].startswith("gemm tn") for e in kernels)
     for event in kernels[::50]:

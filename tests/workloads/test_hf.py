@@ -242,17 +242,13 @@ def test_values_that_make_no_model(changes, fault):
 
 
 def test_all_faults_of_a_config_at_once():
-    found = config_faults(
-        hidden_size=-1, vocab_size="many", num_hidden_layers=None, hidden_act="x", mlp_bias=3
-    )
+    found = config_faults(hidden_size=-1, vocab_size="many", num_hidden_layers=None, hidden_act="x", mlp_bias=3)
     assert len(found) == 5
 
 
 def test_not_a_number_in_a_file_is_a_fault_like_any_other():
     values = json.loads(json.dumps({**LLAMA, "vocab_size": math.nan}))
-    assert faults(model_from_config, values) == (
-        "'vocab_size' is nan; a whole number from 1 to 100000000 is right",
-    )
+    assert faults(model_from_config, values) == ("'vocab_size' is nan; a whole number from 1 to 100000000 is right",)
 
 
 def test_a_table_fills_in_what_its_family_is_known_for():

@@ -108,9 +108,7 @@ def test_step_flops_are_those_of_the_megatron_formula(layers, hidden, heads, bat
     seq, vocab = 2048, 51200
     share = 1 + seq / (6 * hidden) + vocab / (12 * layers * hidden)
     formula = 72 * batch * seq * layers * hidden**2 * share
-    assert step_model_flops(gpt(layers, hidden, heads, vocab), seq, batch) == pytest.approx(
-        formula, rel=1e-12
-    )
+    assert step_model_flops(gpt(layers, hidden, heads, vocab), seq, batch) == pytest.approx(formula, rel=1e-12)
 
 
 def test_step_flops_of_gpt_3_worked_out():
@@ -142,9 +140,7 @@ def test_a_sound_model_has_no_faults():
 
 
 @pytest.mark.parametrize("size", ["layers", "hidden", "ffn", "heads", "kv_heads", "head_dim", "vocab"])
-@pytest.mark.parametrize(
-    "value", [0, -1, True, 2.0, float("nan"), float("inf"), "4", None, [4], LARGEST_SIZE + 1]
-)
+@pytest.mark.parametrize("value", [0, -1, True, 2.0, float("nan"), float("inf"), "4", None, [4], LARGEST_SIZE + 1])
 def test_a_size_that_is_none_is_named(size, value):
     (fault,) = check(replace(TINY, **{size: value}))
     assert fault.startswith(size)

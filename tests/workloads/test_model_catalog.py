@@ -173,8 +173,7 @@ def test_the_nearest_name_ignores_case():
 
 def test_few_names_are_all_given():
     assert (
-        unknown("precision", "bf17", ("fp16", "bf16"))
-        == "no precision 'bf17'; nearest: bf16, fp16; known: fp16, bf16"
+        unknown("precision", "bf17", ("fp16", "bf16")) == "no precision 'bf17'; nearest: bf16, fp16; known: fp16, bf16"
     )
 
 

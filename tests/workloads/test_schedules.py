@@ -35,9 +35,7 @@ def order(name: str, stage: int, stages: int, chunks: int, count: int) -> list[S
 @cache
 def program(name: str, stages: int, chunks: int, count: int) -> Program:
     model = replace(GPT, layers=stages * chunks)
-    return build(
-        make_shard(model, pp=stages, vp=chunks, schedule=name, training={"global_batch": count})
-    )
+    return build(make_shard(model, pp=stages, vp=chunks, schedule=name, training={"global_batch": count}))
 
 
 def played(name: str, stages: int, chunks: int, count: int) -> Timeline:
@@ -133,7 +131,10 @@ def test_more_micro_batches_shrink_the_bubble(name, chunks):
 
 
 def test_more_chunks_shrink_the_bubble():
-    steps = [played("one_f_one_b", 4, 1, 8).seconds, *(played("interleaved", 4, v, 8).seconds for v in (2, 4))]
+    steps = [
+        played("one_f_one_b", 4, 1, 8).seconds,
+        *(played("interleaved", 4, v, 8).seconds for v in (2, 4)),
+    ]
     assert steps == sorted(steps, reverse=True)
     assert steps[0] > steps[-1]
 

@@ -76,17 +76,13 @@ def loss(shard: Shard, piece: Piece) -> Piece:
             dtype=shard.precision.activation,
         )
         copies = 2 * piece.output_bytes  # the gathered logits and their gradient, beside the rank's own part
-        return replace(
-            piece, forward=(Work(gather, STREAM), *piece.forward), saved_bytes=piece.saved_bytes + copies
-        )
+        return replace(piece, forward=(Work(gather, STREAM), *piece.forward), saved_bytes=piece.saved_bytes + copies)
     op = Collective(op="all_reduce", bytes=4.0 * shard.tokens, ranks=shard.layout.tp, dtype="fp32")
     return replace(piece, forward=(*piece.forward, *(Work(op, STREAM),) * 3))
 
 
 def _collective(shard: Shard, kind: CollectiveKind) -> Work:
-    op = Collective(
-        op=kind, bytes=shard.hidden_bytes, ranks=shard.layout.tp, dtype=shard.precision.activation
-    )
+    op = Collective(op=kind, bytes=shard.hidden_bytes, ranks=shard.layout.tp, dtype=shard.precision.activation)
     return Work(op, STREAM, name=kind)
 
 

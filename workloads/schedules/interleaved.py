@@ -40,7 +40,5 @@ def faults(stages: int, chunks: int, micro_batches: int) -> list[str]:
     if stages < 2:
         found.append("interleaved needs pp of 2 or more")
     if micro_batches % stages:
-        found.append(
-            f"interleaved needs the micro-batches of a replica ({micro_batches}) divisible by pp ({stages})"
-        )
+        found.append(f"interleaved needs the micro-batches of a replica ({micro_batches}) divisible by pp ({stages})")
     return found

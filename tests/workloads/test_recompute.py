@@ -1,0 +1,148 @@
+"""What a layer keeps and what it runs again, against the formulas of Korthikanti et al., arXiv:2205.05198.
+
+With s the sequence, b the micro-batch, h the hidden size, a the heads and t the tensor-parallel ranks:
+
+    none                     s b h (34 + 5 a s / h)
+    tensor parallel          s b h (10 + 24 / t + 5 a s / (h t))
+    with sequence parallel   s b h / t (34 + 5 a s / h)
+    selective, with both     s b h 34 / t
+    full                     2 s b h
+"""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.conftest import GPT, LLAMA, make_shard
+from workloads.ops import Attention, Gemm, Pointwise
+from workloads.pieces import Piece, pointwise
+from workloads.recompute import kept_bytes, run_again
+from workloads.shard import Shard
+from workloads.stage import Blocks, chunk_kept_bytes, layer_kept_bytes, stage_chunks
+
+MODES = ("none", "selective", "selective-op", "selective-op-alternate", "full")
+S, B, H, A = 64, 3, 64, 8
+SBH = S * B * H
+
+
+def fp16(tp: int = 1, recompute: str = "none", *, sequence_parallel: bool = False) -> Shard:
+    """Megatron-LM as in the paper: unfused attention, dropout, fp16."""
+    training = {"precision": "fp16", "micro_batch": B, "global_batch": B, "recompute": recompute}
+    return make_shard(tp=tp, sequence_parallel=sequence_parallel, training=training)
+
+
+def kept(shard: Shard) -> float:
+    return layer_kept_bytes(Blocks(shard=shard), recomputed=True)
+
+
+def test_one_gpu_keeps_what_the_paper_says():
+    assert kept(fp16()) == SBH * (34 + 5 * A * S / H)
+
+
+@pytest.mark.parametrize("tp", [2, 4, 8])
+def test_tensor_parallel_ranks_keep_what_the_paper_says(tp):
+    assert kept(fp16(tp)) == pytest.approx(SBH * (10 + 24 / tp + 5 * A * S / (H * tp)))
+
+
+@pytest.mark.parametrize("tp", [2, 4, 8])
+def test_sequence_parallelism_divides_everything(tp):
+    assert kept(fp16(tp, sequence_parallel=True)) == pytest.approx(SBH / tp * (34 + 5 * A * S / H))
+
+
+@pytest.mark.parametrize("tp", [1, 2, 8])
+def test_selective_recomputation_gives_up_the_scores(tp):
+    assert kept(fp16(tp, "selective", sequence_parallel=tp > 1)) == pytest.approx(34 * SBH / tp)
+
+
+def test_full_recomputation_keeps_the_input():
+    assert kept(fp16(1, "full")) == 2 * SBH
+    assert kept(fp16(4, "full")) == 2 * SBH
+    assert kept(fp16(4, "full", sequence_parallel=True)) == 2 * SBH / 4
+
+
+def test_the_figures_of_the_paper():
+    """GPT-3 175B, t = 8, s 2048, b 1, figure 7: sequence parallelism and selective recomputation keep 34 of 114 / 8."""
+    model = replace(GPT, hidden=12288, ffn=4 * 12288, heads=96, kv_heads=96, head_dim=128, max_positions=2048)
+    training = {"precision": "fp16", "seq_len": 2048, "recompute": "selective"}
+    selective = make_shard(model, tp=8, sequence_parallel=True, training=training)
+    everything = make_shard(model, tp=8, training=training | {"recompute": "none"})
+    sbh = 2048 * 12288
+    assert kept(selective) == 34 * sbh / 8
+    assert kept(everything) == sbh * (10 + 24 / 8 + 80 / 8)
+
+
+def test_full_recomputation_of_some_layers():
+    """2 of the 8 layers keep their input only, the other 6 everything."""
+    shard = fp16(1, "full:2")
+    chunk = stage_chunks(shard, 0)[0]
+    assert chunk_kept_bytes(Blocks(shard=shard), chunk) == 2 * (2 * SBH) + 6 * SBH * (34 + 5 * A * S / H)
+
+
+def test_chunks_share_out_the_layers_that_are_recomputed():
+    """Two chunks of 2 layers on a stage, 3 recomputed: 2 of the first, 1 of the second."""
+    shard = make_shard(pp=2, vp=2, training={"recompute": "full:3"})
+    assert [chunk.recomputed for chunk in stage_chunks(shard, 0)] == [2, 1]
+
+
+@pytest.mark.parametrize("model", [GPT, LLAMA], ids=["gpt", "llama"])
+@pytest.mark.parametrize("stack", ["megatron-lm-2022", "torchtitan"])
+def test_each_mode_keeps_no_more_than_the_one_before(model, stack):
+    sizes = [kept(make_shard(model, stack, training={"recompute": mode})) for mode in MODES]
+    none, selective, by_op, alternate, full = sizes
+    assert none >= selective
+    assert none >= by_op >= alternate >= full
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_run_again_is_work_of_the_forward_pass(mode):
+    pieces = Blocks(shard=make_shard(LLAMA, "torchtitan")).layer
+    forward = [piece.forward for piece in pieces]
+    again = list(run_again(pieces, mode))
+    assert again == [work for work in forward if work in again]
+
+
+def again(mode: str, stack: str = "megatron-lm-2022") -> list[object]:
+    pieces = Blocks(shard=make_shard(LLAMA, stack)).layer
+    return [work.op for piece in run_again(pieces, mode) for work in piece]
+
+
+def test_nothing_is_run_again_by_default():
+    assert again("none") == []
+
+
+def test_full_recomputation_runs_the_whole_forward_pass_again():
+    pieces = Blocks(shard=make_shard(LLAMA)).layer
+    assert again("full") == [work.op for piece in pieces for work in piece.forward]
+
+
+def test_selective_recomputation_runs_the_attention_core_again():
+    """Scores, softmax with its dropout, values: two GEMMs batched over heads."""
+    ops = again("selective")
+    assert [op.batch for op in ops if isinstance(op, Gemm)] == [8, 8]
+    assert all(isinstance(op, Gemm | Pointwise) for op in ops)
+
+
+def test_flash_attention_leaves_selective_recomputation_nothing_to_do():
+    assert again("selective", "torchtitan") == []
+
+
+def test_recomputation_by_op_spares_gemms_and_attention():
+    assert all(isinstance(op, Pointwise) for op in again("selective-op", "torchtitan"))
+    alternate = again("selective-op-alternate", "torchtitan")
+    assert any(isinstance(op, Gemm) for op in alternate)
+    assert not any(isinstance(op, Attention) for op in alternate)
+
+
+def test_what_is_kept_worked_by_hand():
+    """Norm, GEMM, core, GEMM that save 1, 2, 4 (3 of them scores) and 8 and hand on 10, 20, 30 and 40; input 5."""
+    shard = make_shard()
+    blank = Piece(name="", kind="gemm", forward=(), backward=(), saved_bytes=0.0)
+    pieces = (
+        replace(blank, kind="pointwise", saved_bytes=1.0, output_bytes=10.0),
+        replace(blank, saved_bytes=2.0, output_bytes=20.0),
+        replace(blank, kind="core", saved_bytes=4.0, core_bytes=3.0, output_bytes=30.0),
+        replace(blank, saved_bytes=8.0, output_bytes=40.0),
+    )
+    sizes = [kept_bytes(pieces, mode, 5.0) for mode in MODES]
+    assert sizes == [15.0, 12.0, 5 + 20 + 30 + 40, 5 + 20 + 30, 5.0]
+    assert pointwise(shard, "none", (), 2, 3).saved_bytes == 0.0
