@@ -4,6 +4,7 @@ from workloads.graph import Message
 from workloads.ops import DTYPE_BYTES
 from workloads.parallelism import data
 from workloads.schedules import Slot
+from workloads.parallelism.sharded import with_copies
 from workloads.stage import Blocks, Chunk, chunk_parameters, chunk_segment, layer_parameters
 from workloads.weave import Weave
 
@@ -112,12 +113,16 @@ class _Unit:
 
     def __init__(self, blocks: Blocks, chunk: Chunk, layers: range) -> None:
         shard = blocks.shard
-        self.segments = {direction: chunk_segment(blocks, chunk, direction, layers) for direction in "FB"}
+        segments = {direction: chunk_segment(blocks, chunk, direction, layers) for direction in "FB"}
         ends = chunk_parameters(shard, chunk) - chunk.layers * layer_parameters(shard)
         at_an_end = (chunk.first and layers.start == 0) or (chunk.last and layers.stop == chunk.layers)
         both = chunk.first and chunk.last and chunk.layers > len(layers)
         self.parameters = len(layers) * layer_parameters(shard)
         self.parameters += ends / (2 if both else 1) if at_an_end else 0.0
+        self.segments = {
+            direction: with_copies(shard, segment, direction, self.parameters)
+            for direction, segment in segments.items()
+        }
         self.gather: Message | None = data.gather_parameters(shard, self.parameters)
         self.reduce: Message | None = data.reduce_gradients(shard, self.parameters)
 

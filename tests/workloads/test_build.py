@@ -17,8 +17,8 @@ from workloads.shard import Shard
 LAYOUTS: list[dict[str, Any]] = [
     {},
     {"dp": 4},
-    {"tp": 4},
-    {"tp": 8, "sequence_parallel": True},
+    {"tp": 2},
+    {"tp": 4, "sequence_parallel": True},
     {"pp": 4},
     {"pp": 5},
     {"pp": 4, "schedule": "gpipe"},

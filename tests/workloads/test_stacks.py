@@ -1,0 +1,127 @@
+"""Stacks: every file reads, and names only kernels that there are."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from hardware import catalog as hardware
+from hardware.descriptor import DescriptorError, read, read_toml
+from sim.catalog import STACKS, stack, stacks
+from tests.conftest import GPT, LLAMA, make_job
+from workloads.build import build
+from workloads.graph import leaf_ops, verify
+from workloads.ops import Attention, Pointwise, traffic_table
+from workloads.stack import Kernels, Optimizer, Stack
+
+every_stack = pytest.mark.parametrize("name", stacks())
+FAMILIES = {
+    "gpt": GPT,
+    "llama": LLAMA,
+    "bert": replace(GPT, name="small-bert", family="bert", embedding_norm=True),
+    "relu": replace(GPT, activation="squared_relu"),
+}
+
+
+def kernels_of(found: Stack) -> set[tuple[str, str]]:
+    """(kernel, direction) of all kernels that a stack names."""
+    used = set()
+    for execution in found.host.launch_s:
+        kernels = found.kernels_for(execution)
+        for field in fields(Kernels):
+            # Inputs are cast the same way in both passes.
+            directions = ("fwd",) if field.name == "quantise" else ("fwd", "bwd")
+            used |= {(kernel, way) for kernel in getattr(kernels, field.name) for way in directions}
+    return used | {(kernel, "fwd") for field in fields(Optimizer) for kernel in getattr(found.optimizer, field.name)}
+
+
+def test_there_are_stacks():
+    assert {"megatron-lm-2021", "megatron-lm-2022", "torchtitan"} <= set(stacks())
+
+
+@every_stack
+def test_a_file_is_named_after_its_stack(name):
+    assert read(STACKS / f"{name}.toml", Stack).name == name
+
+
+@every_stack
+def test_a_stack_says_what_it_is_and_where_that_comes_from(name):
+    assert stack(name).title
+    assert stack(name).source
+
+
+@every_stack
+def test_every_kernel_stands_in_the_table(name):
+    missing = sorted(kernels_of(stack(name)) - set(traffic_table()))
+    assert not missing
+
+
+@every_stack
+def test_the_usual_execution_has_its_launches(name):
+    found = stack(name)
+    assert found.execution in found.host.launch_s
+    assert set(found.host.launch_s) <= {"eager", "compile"}
+    assert all(0 < launch < 1e-3 for launch in found.host.launch_s.values())
+
+
+@every_stack
+def test_a_compiler_replaces_kernels_that_there_are(name):
+    found = stack(name)
+    assert set(found.compiled) <= {field.name for field in fields(Kernels)}
+    assert not found.compiled or "compile" in found.host.launch_s
+    for job, kernels in found.compiled.items():
+        assert getattr(found.kernels_for("compile"), job) == kernels
+        assert getattr(found.kernels_for("eager"), job) == getattr(found.kernels, job)
+
+
+@every_stack
+def test_some_architecture_has_the_attention_kernel(name):
+    shares = [hardware.device(device).architecture.attention_share for device in hardware.devices()]
+    assert any(stack(name).flash_kernel in known for known in shares)
+
+
+@every_stack
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+@pytest.mark.parametrize("attention", ["flash", "unfused"])
+def test_every_stack_trains_every_family(name, family, precision, attention):
+    job = make_job(FAMILIES[family], name, tp=2, dp=2, training={"precision": precision})
+    program = build(replace(job, attention=attention).shard())
+    verify(program)
+    ops = leaf_ops(program)
+    assert any(isinstance(op, Attention) for op in ops) == (attention == "flash")
+    assert all(op.bytes > 0 for op in ops if isinstance(op, Pointwise))
+
+
+def copied(name: str, path: Path, old: str, new: str) -> Path:
+    text = (STACKS / f"{name}.toml").read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('attention = "flash"', 'attention = "flesh"', "attention"),
+        ("[overlap]", "[overlap]\ntensors = true", "no key 'tensors'"),
+        ('execution = "eager"', "execution = 3", "execution"),
+        ("[host]", "[host]\nstep = 1", "no key 'step'"),
+        ("dropout = false", 'dropout = "no"', "dropout"),
+        ('source = "', 'origin = "', "source"),
+    ],
+)
+def test_a_faulty_stack_is_refused(tmp_path, old, new, words):
+    with pytest.raises(DescriptorError, match=words):
+        read(copied("torchtitan", tmp_path / "mine.toml", old, new), Stack)
+
+
+def test_a_stack_of_ones_own_is_read_from_its_file(tmp_path):
+    path = copied("torchtitan", tmp_path / "mine.toml", 'name = "torchtitan"', 'name = "mine"')
+    assert stack("mine.toml", tmp_path).name == "mine"
+    assert read_toml(path)["name"] == "mine"
+
+
+def test_an_unknown_stack_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match="no stack 'megatron-lm-2023'; nearest: megatron-lm-202"):
+        stack("megatron-lm-2023")
