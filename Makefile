@@ -1,11 +1,13 @@
 # make demo   predict a published training run
 # make test   every check: formatter, linter, types, import contract, wheel, tests
+# make bench  how fast it is
+# make docs   run the commands of the documentation again
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test format lint types contract wheel tests bench clean
+.PHONY: demo test docs figures format lint types contract wheel tests bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +44,13 @@ tests: $(VENV)/.developed
 
 bench: $(VENV)/.developed
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,max
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/refresh_outputs.py
+
+# TABLE=runs.csv draws another table of runs than the one that ships.
+figures: $(VENV)/.developed
+	$(BIN)/python docs/figures.py $(TABLE)
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -108,12 +108,16 @@ class _Rank:
         self.messages = 0
         self.process: simpy.Process | None = None
         self.computing = False
+        self.told = False
 
     def change(self, messages: int) -> None:
         """One more or one fewer message under way: computation goes on at another rate."""
         before = self.messages
         self.messages += messages
-        if self.computing and bool(before) != bool(self.messages) and self.process is not None:
+        changed = bool(before) != bool(self.messages)
+        if changed and self.computing and not self.told and self.process is not None:
+            # One interrupt a moment: a message that ends as the next one starts must not leave a second one behind.
+            self.told = True
             self.process.interrupt()
 
     @property
@@ -178,6 +182,7 @@ def _progress(board: _Board, start: float, left: float, rank: _Rank) -> Events:
             yield env.timeout(left / rate)
             left = 0.0
         except simpy.Interrupt:
+            rank.told = False
             left -= (env.now - begun) * rate
     rank.computing = False
 

@@ -1,9 +1,10 @@
 """A job: what is trained, on what, how. The one input of a simulation."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hardware.types import Cluster
-from workloads.errors import WorkloadError
+from workloads.errors import WorkloadError, unknown
 from workloads.layout import Layout, Training, check
 from workloads.model import Model
 from workloads.shard import Shard
@@ -35,10 +36,7 @@ class Job:
     def shard(self) -> Shard:
         """The job as one rank sees it; raises WorkloadError with every inconsistency."""
         check(self.model, self.layout, self.training)
-        if self.layout.gpus > self.cluster.gpus:
-            fault = f"needs {self.layout.gpus} GPUs, {self.cluster.name} x {self.cluster.nodes} has {self.cluster.gpus}"
-            raise WorkloadError("layout", [fault])
-        return Shard(
+        shard = Shard(
             model=self.model,
             layout=self.layout,
             training=self.training,
@@ -46,3 +44,22 @@ class Job:
             execution=self.execution or self.stack.execution,
             attention=self.attention or self.stack.attention,
         )
+        if faults := [*self._size_faults(), *stack_faults(shard)]:
+            raise WorkloadError("job", faults)
+        return shard
+
+    def _size_faults(self) -> Iterator[str]:
+        if self.layout.gpus > self.cluster.gpus:
+            has = f"{self.cluster.name} x {self.cluster.nodes} has {self.cluster.gpus}"
+            yield f"layout needs {self.layout.gpus} GPUs, {has}"
+
+
+def stack_faults(shard: Shard) -> Iterator[str]:
+    """What the stack cannot do for this layout."""
+    executions = shard.stack.host.launch_s
+    if shard.execution not in executions:
+        yield f"stack.execution: {unknown('execution of ' + shard.stack.name, shard.execution, executions)}"
+    if shard.attention not in ("flash", "unfused"):
+        yield f"stack.attention: {unknown('attention', shard.attention, ('flash', 'unfused'))}"
+    if shard.attention == "unfused" and shard.layout.cp > 1:
+        yield f'layout.cp = {shard.layout.cp} needs stack.attention = "flash": unfused attention needs all keys'

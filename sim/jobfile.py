@@ -18,10 +18,10 @@ from sim import catalog
 from sim.job import Job
 from sim.jobtables import LayoutTable, Tables
 from workloads.errors import WorkloadError, unknown
-from workloads.layout import OPTIMIZERS, RECOMPUTE, TASKS, Layout, Training, check, micro_batches
+from workloads.layout import OPTIMIZERS, RECOMPUTE, TASKS, UNSET, Layout, Training, check, micro_batches
 from workloads.model import Model
 from workloads.precision import PRECISIONS
-from workloads.schedules import schedules
+from workloads.schedules import schedule, schedules
 from workloads.stack import Stack
 
 Document = Mapping[str, Any]
@@ -186,7 +186,7 @@ def _word_faults(document: Document) -> Iterator[str]:
         ("training", "recompute"): ("recomputation", RECOMPUTE),
         ("training", "optimizer"): ("optimizer", OPTIMIZERS),
         ("training", "task"): ("task", TASKS),
-        ("layout", "schedule"): ("schedule", ("auto", *schedules())),
+        ("layout", "schedule"): ("schedule", (*UNSET, *schedules(), *(schedule(name).WORD for name in schedules()))),
         ("layout", "context_mode"): ("mode", ("ring", "all_gather")),
         ("stack", "attention"): ("attention", ("flash", "unfused")),
     }
@@ -266,7 +266,7 @@ def _layout(table: LayoutTable, given: Parts) -> tuple[Layout, list[str]]:
 
 
 def _device_faults(given: Parts) -> list[str]:
-    """Data types and attention kernels that the device has not."""
+    """Data types that the device has not."""
     device, precision = given.cluster.device, PRECISIONS[given.tables.training.precision]
     faults = list[str]()
     for dtype in dict.fromkeys((precision.gemm, precision.activation)):
@@ -274,10 +274,6 @@ def _device_faults(given: Parts) -> list[str]:
             peak_flops_per_s(device, dtype)
         except ValueError as error:
             faults.append(f"training.precision = {precision.name!r}: {error}")
-    attention, kernel = given.tables.stack.attention or given.stack.attention, given.stack.flash_kernel
-    known = device.architecture.attention_share
-    if attention == "flash" and kernel not in known:
-        faults.append(f"stack.attention: {device.name}: {unknown('attention kernel', kernel, known)}")
     return faults
 
 

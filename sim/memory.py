@@ -16,6 +16,7 @@ from workloads.stage import (
     Chunk,
     chunk_kept_bytes,
     chunk_parameters,
+    layer_kept_bytes,
     layer_parameters,
     stage_chunks,
 )
@@ -113,10 +114,10 @@ def _temporary_bytes(blocks: Blocks, chunks: tuple[Chunk, ...]) -> float:
     """The larger of a layer's backward pass and the loss."""
     layer = blocks.layer
     gradients = 2 * max(piece.output_bytes for piece in layer)
-    recomputed = any(chunk.recomputed for chunk in chunks)
-    again = sum(piece.saved_bytes for piece in layer) if recomputed else 0.0
+    everything = sum(piece.saved_bytes for piece in layer)
+    again = everything - min(layer_kept_bytes(blocks, recomputed=chunk.recomputed > 0) for chunk in chunks)
     loss = _loss_bytes(blocks) if any(chunk.last for chunk in chunks) else 0.0
-    return max(gradients + again, loss)
+    return max(gradients + max(again, 0.0), loss)
 
 
 def _loss_bytes(blocks: Blocks) -> float:

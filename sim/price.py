@@ -1,15 +1,15 @@
 """Prices every different op of a program in one call: computation by a cost model, messages by the network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.cost.model import CostModel
-from hardware.types import Cluster
+from hardware.types import Cluster, Device
 from sim import collectives
-from workloads.ops import Collective, Op, Transfer
+from workloads.ops import Attention, Collective, ComputeOp, Op, Transfer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +26,15 @@ def price(ops: Sequence[Op], cluster: Cluster, cost_model: CostModel) -> dict[Op
     computation = [op for op in ops if not isinstance(op, Collective | Transfer)]
     seconds, spread = collectives.seconds(messages, cluster)
     prices = dict(zip(messages, _prices(seconds, spread), strict=True))
-    computed = cost_model.price(computation, cluster.device)
+    computed = cost_model.price([_on(cluster.device, op) for op in computation], cluster.device)
     return prices | dict(zip(computation, _prices(computed.seconds, computed.spread), strict=True))
+
+
+def _on(device: Device, op: ComputeOp) -> ComputeOp:
+    """A stack's fused attention that the device has not is the vendor's usual one there."""
+    if isinstance(op, Attention) and op.kernel not in device.architecture.attention_share:
+        return replace(op, kernel="flash")
+    return op
 
 
 def _prices(seconds: NDArray[np.float64], spread: NDArray[np.float64]) -> list[Price]:

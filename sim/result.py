@@ -16,9 +16,9 @@ from sim.engine import Timeline
 from sim.job import Job
 from sim.memory import Memory
 from sim.price import Price
-from workloads.graph import COMPUTE, Message, Program, Segment, streams
+from workloads.graph import Message, Program, Segment, streams
 from workloads.model import step_model_flops
-from workloads.ops import Op
+from workloads.ops import Attention, Gemm, Op
 
 # Width of the 90 % interval of a normal distribution, in standard deviations to each side.
 NINETY_PERCENT = 1.645
@@ -150,7 +150,7 @@ class Result:
     def _phase_flops(self, phase: str) -> float:
         """FLOPs of the GEMMs and attention of a phase, over the program."""
         return sum(
-            runs * count * sum(work.op.flops for work in block.work if work.stream == COMPUTE)
+            runs * count * sum(work.op.flops for work in block.work if isinstance(work.op, Gemm | Attention))
             for op, runs in zip(self.program.ops, self._counts(), strict=True)
             if isinstance(op, Segment)
             for block, count in op.blocks

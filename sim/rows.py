@@ -115,7 +115,9 @@ def _training(row: Row) -> Training:
 
 def _layout(row: Row, tp: int) -> Layout:
     pp, cp = _int(row, "pp", 1), _int(row, "cp", 1)
-    dp = _int(row, "gpus") // (tp * pp * cp)
+    dp, rest = divmod(_int(row, "gpus"), tp * pp * cp)
+    if rest:
+        raise SkippedRowError(f"{row['gpus']} GPUs are not divisible by tp x pp x cp = {tp * pp * cp}")
     zero = 0 if row["zero"] in ("", "lora") else _int(row, "zero")
     usual = stack(row["stack"]).sequence_parallel if row["stack"] else False
     sequence_parallel = row.get("sequence_parallel") or ("yes" if usual else "no")

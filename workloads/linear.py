@@ -29,7 +29,7 @@ def linear(
         backward=(
             *_casts(shard, cast, sum(outputs)),
             *(_gemm(shard, (shard.tokens, inputs, n), "nn", dtype, DATA) for n in outputs),
-            *kernel_work(shard, ("add",) * (len(outputs) - 1), shard.tokens, inputs, "fwd"),
+            *_summed(shard, inputs, len(outputs)),
             *_weight_gradients(shard, inputs, outputs, dtype),
             *(kernel_work(shard, ("bias_add",), shard.tokens, sum(outputs), "bwd") if bias else ()),
         ),
@@ -46,6 +46,12 @@ def _gemm(shard: Shard, mnk: tuple[int, int, int], layout: Layout, dtype: str, n
 def _casts(shard: Shard, cast: bool, columns: int) -> tuple[Work, ...]:
     kernels = shard.kernels.quantise if cast else ()
     return kernel_work(shard, kernels, shard.tokens, columns, "fwd")
+
+
+def _summed(shard: Shard, columns: int, parts: int) -> tuple[Work, ...]:
+    """Several layers over one input: their data gradients are added up."""
+    adds = kernel_work(shard, ("add",) * (parts - 1), shard.tokens, columns, "fwd")
+    return tuple(work._replace(name=DATA) for work in adds)
 
 
 def _weight_gradients(shard: Shard, inputs: int, outputs: tuple[int, ...], dtype: str) -> tuple[Work, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from workloads.graph import Block, Segment, Work
-from workloads.ops import Pointwise
+from workloads.ops import DTYPE_BYTES, Pointwise
 from workloads.parallelism import data, pipeline
 from workloads.passes import Passes
 from workloads.stage import Blocks, chunk_parameters
@@ -54,7 +54,8 @@ def _update(weave: Weave, blocks: Blocks, passes: Passes, ready: tuple[int, ...]
     """Norm of all gradients (every rank waits for every other), clipping, update, gathering of shards."""
     stage, layout, optimizer = passes.stage, blocks.shard.layout, blocks.shard.stack.optimizer
     parameters = trained_parameters(blocks, passes)
-    held = parameters / layout.shards
+    # The kernels' bytes are those of fp32 states; pure 16-bit training moves half of them.
+    held = parameters / layout.shards * DTYPE_BYTES[blocks.shard.precision.moments] / DTYPE_BYTES["fp32"]
     if optimizer.norm and parameters:
         weave.add(_segment("gradient norm", optimizer.norm, held), stage, ready)
         others = (*everyone, *weave.tail(stage))

@@ -3,8 +3,8 @@
 from workloads.graph import Message
 from workloads.ops import DTYPE_BYTES
 from workloads.parallelism import data
-from workloads.schedules import Slot
 from workloads.parallelism.sharded import with_copies
+from workloads.schedules import Slot
 from workloads.stage import Blocks, Chunk, chunk_parameters, chunk_segment, layer_parameters
 from workloads.weave import Weave
 

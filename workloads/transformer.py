@@ -25,6 +25,7 @@ def _attention_half(shard: Shard) -> tuple[Piece, ...]:
     return (
         _norm(shard),
         tensor.column(shard, qkv),
+        *_head_norms(shard),
         *rope,
         core(shard),
         tensor.row(shard, out),
@@ -40,10 +41,8 @@ def _qkv_outputs(shard: Shard) -> tuple[int, ...]:
 def _mlp_half(shard: Shard) -> tuple[Piece, ...]:
     model, columns = shard.model, shard.ffn
     biased = model.biases == "all"
-    if model.gated:
-        outputs = (2 * columns,) if shard.stack.fused_projections else (columns, columns)
-    else:
-        outputs = (columns,)
+    gates = 2 if model.gated else 1
+    outputs = (gates * columns,) if shard.stack.fused_projections else (columns,) * gates
     activation = shard.kernels.gated if model.gated else shard.kernels.activation(model.activation)
     return (
         _norm(shard),
@@ -69,16 +68,36 @@ def _rope(shard: Shard) -> Piece:
     return pointwise(shard, "rope", shard.kernels.rope, shard.tokens, columns)
 
 
+def _head_norms(shard: Shard) -> tuple[Piece, ...]:
+    """Norms of each head's query and key, where the model has them (Qwen3)."""
+    if not shard.model.qk_norm:
+        return ()
+    rows = shard.tokens * (shard.heads + shard.kv_heads)
+    return (pointwise(shard, "head norms", shard.kernels.rms_norm, rows, shard.model.head_dim),)
+
+
 def embedding(shard: Shard) -> tuple[Piece, ...]:
     """Token and position look-up; split over the vocabulary, the parts are summed."""
     piece = pointwise(shard, "embedding", shard.kernels.embedding, shard.tokens, shard.model.hidden)
-    return (tensor.embedding(shard, piece),)
+    norm = (_norm(shard),) if shard.model.embedding_norm else ()
+    return (tensor.embedding(shard, piece), *norm)
 
 
 def head(shard: Shard) -> tuple[Piece, ...]:
     """Final norm, projection onto the vocabulary in the activation type, loss."""
     logits = linear(shard, "logits", shard.model.hidden, (shard.vocab,), narrow=False)
-    return (_norm(shard), tensor.column(shard, logits), _loss(shard))
+    before = _masked_token_transform(shard) if shard.model.family == "bert" else ()
+    return (_norm(shard), *before, tensor.column(shard, logits), _loss(shard))
+
+
+def _masked_token_transform(shard: Shard) -> tuple[Piece, ...]:
+    """What a BERT puts in front of the vocabulary projection, on every rank: h x h, activation, norm."""
+    hidden = shard.model.hidden
+    return (
+        linear(shard, "transform", hidden, (hidden,), narrow=False, bias=True),
+        pointwise(shard, "activation", shard.kernels.gelu, shard.tokens, hidden),
+        _norm(shard),
+    )
 
 
 def _loss(shard: Shard) -> Piece:

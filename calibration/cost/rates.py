@@ -14,8 +14,9 @@ Floats = NDArray[np.float64]
 # about as the clock squared.
 POWER_EXPONENT = 0.5
 
-# Shares of the tensor peak at which an H200 just holds its clock and at which it runs as in large GEMMs: FlashAttention-2
-# at 0.36 of the peak kept 1.88 to 1.97 GHz in a long run, cuDNN attention at 0.70 fell to 1.64, GEMMs at 0.80 to 1.48.
+# Shares of the tensor peak at which an H200 just holds its clock and at which it runs as in large GEMMs. In long
+# runs FlashAttention-2 at 0.36 of the peak kept 1.88 to 1.97 GHz, cuDNN attention at 0.70 fell to 1.64 GHz and GEMMs at
+# 0.80 to 1.48 GHz.
 LIGHT = 0.35
 HEAVY = 0.8
 

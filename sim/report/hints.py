@@ -27,7 +27,7 @@ def _loss_hints(result: Result, part: str, share: str) -> Iterator[str]:
     layout, training = result.job.layout, result.job.training
     if part == "bubble":
         yield _bubble_hint(result, share)
-    elif part == "recompute" and result.memory.fits and result.memory.allocated < 0.8 * result.memory.capacity:
+    elif part == "recompute" and result.memory.fits and result.memory.allocated < ROOM * result.memory.capacity:
         other = '"selective" or "none"' if training.recompute_mode == "full" else '"none"'
         yield f"Recomputation: {share}. Memory is left: try training.recompute = {other}."
     elif part == "launch":

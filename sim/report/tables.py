@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
@@ -114,17 +114,35 @@ def price_summary(priced: PricedTable) -> Iterator[RenderableType]:
         yield error_table(errors)
 
 
-def validation_table(rows: Iterable[Row]) -> Table:
-    """Measured and predicted, or why not."""
-    made = table("id", "source", "measured", "predicted", "error", left=2)
+def validation_table(rows: Sequence[Row]) -> Table:
+    """Measured and predicted, or why not; memory and whether it fits where the table of runs has them."""
+    memory = any(row.get("measured_memory_bytes") for row in rows)
+    fits = any("fits" in row for row in rows)
+    columns = [*(["GiB", "predicted"] if memory else []), *(["ran", "fits"] if fits else [])]
+    made = table("id", "source", "measured", "predicted", "error", *columns, left=2)
     for row in rows:
         if row.get("skipped"):
-            made.add_row(str(row["id"]), str(row["source"]), "", Text(f"skipped: {row['skipped']}", "dim"), "")
-            continue
-        figures = [units.seconds(row[name]) if row.get(name) else "" for name in ("measured_s", "predicted_s")]
-        error = "" if row.get("error") is None else f"{100 * row['error']:+.1f} %"
-        made.add_row(str(row["id"]), str(row["source"]), *figures, error)
+            cells: list[RenderableType] = ["", Text(f"skipped: {row['skipped']}", "dim"), ""]
+        else:
+            cells = [_seconds(row.get("measured_s")), _seconds(row.get("predicted_s")), _signed(row.get("error"))]
+        if memory:
+            cells += [_gib(row.get("measured_memory_bytes")), _gib(row.get("predicted_memory_bytes"))]
+        if fits:
+            cells += [_cell(row.get("ran")), _cell(row.get("fits"))]
+        made.add_row(str(row["id"]), str(row["source"]), *cells)
     return made
+
+
+def _seconds(value: float | None) -> str:
+    return units.seconds(value) if value else ""
+
+
+def _signed(error: float | None) -> str:
+    return "" if error is None else f"{100 * error:+.1f} %"
+
+
+def _gib(size: float | None) -> str:
+    return f"{size / 2**30:.1f}" if size else ""
 
 
 def validation_summary(rows: Sequence[Row]) -> Table:

@@ -21,11 +21,23 @@ CORE = stack("megatron-core")
 OVERLAPS = {
     "nothing": changed(
         CORE,
-        overlap={"tensor": False, "tensor_backward": False, "gradients": "none", "parameters": False, "pipeline": False},
+        overlap={
+            "tensor": False,
+            "tensor_backward": False,
+            "gradients": "none",
+            "parameters": False,
+            "pipeline": False,
+        },
     ),
     "everything": changed(
         CORE,
-        overlap={"tensor": True, "tensor_backward": True, "gradients": "backward", "parameters": True, "pipeline": True},
+        overlap={
+            "tensor": True,
+            "tensor_backward": True,
+            "gradients": "backward",
+            "parameters": True,
+            "pipeline": True,
+        },
         data={"bucket_bytes": 3e5},
         host={"step_s": 1e-3},
     ),
@@ -88,7 +100,9 @@ def test_tensor_parallel_ranks_of_one_replica_expose_no_gradients(how):
     assert parts_of(OVERLAPS[how], tp=2, sequence_parallel=True).get("exposed dp", 0.0) < 1e-4
 
 
-@pytest.mark.parametrize(("dimension", "layout"), [("tp", {"tp": 2, "sequence_parallel": True}), ("cp", {"cp": 2}), ("pp", {"pp": 2})])
+@pytest.mark.parametrize(
+    ("dimension", "layout"), [("tp", {"tp": 2, "sequence_parallel": True}), ("cp", {"cp": 2}), ("pp", {"pp": 2})]
+)
 def test_communication_is_exposed_where_there_is_some(dimension, layout):
     assert f"exposed {dimension}" in parts_of(OVERLAPS["nothing"], **layout)
     assert f"exposed {dimension}" not in parts_of(OVERLAPS["nothing"], dp=2)
@@ -170,14 +184,13 @@ def test_idle_and_busy_time_make_up_each_rank():
     """The bubble is what the timeline leaves, checked against the raw spans of a plain pipeline."""
     result = simulate(make_job(GPT, on=OVERLAPS["nothing"], pp=4), SIMPLE)
     tasks, timeline = result.program.tasks, result.timeline
-    busy = sum(
-        float(timeline.end_s[i] - timeline.start_s[i]) for i, task in enumerate(tasks) if task.stream == COMPUTE
-    )
+    busy = sum(float(timeline.end_s[i] - timeline.start_s[i]) for i, task in enumerate(tasks) if task.stream == COMPUTE)
     idle = 4 * timeline.seconds - busy
     parts = result.breakdown
-    waiting = parts["bubble"] + sum(
-        float(timeline.end_s[i] - timeline.start_s[i]) for i, t in enumerate(tasks) if t.stream != COMPUTE
-    ) / 4
+    waiting = (
+        parts["bubble"]
+        + sum(float(timeline.end_s[i] - timeline.start_s[i]) for i, t in enumerate(tasks) if t.stream != COMPUTE) / 4
+    )
     assert waiting == pytest.approx(idle / 4, rel=1e-6)
     assert np.isclose(result.bubble, parts["bubble"] / result.step_s)
 

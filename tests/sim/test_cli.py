@@ -16,7 +16,6 @@ JOB = str(EXAMPLES / "korthikanti-175b.toml")
 HEAVY = ("pandas", "sklearn", "networkx", "plotly", "joblib", "scipy")
 
 
-
 @pytest.fixture(autouse=True)
 def wide_output(monkeypatch: pytest.MonkeyPatch):
     """Lines long enough that no name is folded, whatever runs the tests."""

@@ -55,7 +55,7 @@ def test_a_block_lists_its_work_in_order_of_launch():
 
 def test_equal_blocks_stay_different_ones():
     """Blocks are told apart by what they are, not by what is in them: each has its own place in a model."""
-    assert LAYER != replace(LAYER)
+    assert replace(LAYER) != LAYER
 
 
 def test_streams_are_queues_in_order_of_the_tasks():

@@ -160,7 +160,7 @@ def test_interleaving_keeps_what_the_paper_says(stages, chunks):
 def test_the_first_slots_of_1f1b_are_those_of_the_figure():
     """Stage 1 of 4: two forwards of warm-up, then in turn."""
     slots = [f"{slot.direction}{slot.micro_batch}" for slot in order("one_f_one_b", 1, 4, 1, 4)]
-    assert slots == "F0 F1 F2 B0 F3 B1 B2 B3".split()
+    assert slots == ["F0", "F1", "F2", "B0", "F3", "B1", "B2", "B3"]
 
 
 def test_the_first_slots_of_interleaving_are_those_of_the_figure():

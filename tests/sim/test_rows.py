@@ -1,0 +1,184 @@
+"""Rows of a table of runs: what they mean, and why some cannot be simulated."""
+
+import pytest
+
+from sim.job import Job
+from sim.rows import COVERED, NVL72_GPUS, REQUIRED, UNSTATED_STACK, SkippedRowError, job_of
+
+# A run of a small GPT on two nodes of A100.
+ROW = {
+    "id": "OWN-1",
+    "source": "worked by hand",
+    "device": "a100-sxm-80g",
+    "gpus": "16",
+    "gpus_per_node": "8",
+    "fabric": "nvlink-switch",
+    "inter_node_gbit_per_s": "1600",
+    "stack": "megatron-lm-2022",
+    "family": "gpt",
+    "layers": "4",
+    "hidden": "256",
+    "ffn": "1024",
+    "heads": "8",
+    "vocab": "1024",
+    "seq_len": "128",
+    "global_batch": "16",
+    "micro_batch": "2",
+    "precision": "fp16",
+    "tp": "2",
+    "pp": "2",
+    "zero": "0",
+    "recompute": "none",
+    "missing_inputs": "",
+}
+
+
+def job(**cells: str) -> Job:
+    return job_of(ROW | cells)
+
+
+def reason(**cells: str) -> str:
+    with pytest.raises(SkippedRowError) as raised:
+        job(**cells).shard()
+    return str(raised.value)
+
+
+def test_the_row_has_every_column_that_is_required():
+    assert set(ROW) == set(REQUIRED)
+
+
+def test_a_row_is_a_job():
+    found = job()
+    assert (found.model.layers, found.model.hidden, found.model.ffn, found.model.heads) == (4, 256, 1024, 8)
+    assert (found.model.vocab, found.model.head_dim) == (1024, 32)
+    assert (found.layout.tp, found.layout.pp, found.layout.dp, found.layout.gpus) == (2, 2, 4, 16)
+    assert (found.training.seq_len, found.training.global_batch, found.training.micro_batch) == (128, 16, 2)
+    assert (found.training.precision, found.training.recompute) == ("fp16", "none")
+    assert found.stack.name == "megatron-lm-2022"
+    found.shard()
+
+
+def test_the_network_is_what_the_row_says():
+    """1600 Gbit/s a node are 200 GB/s."""
+    found = job().cluster
+    assert (found.nodes, found.gpus_per_node, found.domain_gpus) == (2, 8, 8)
+    assert found.scale_out_bytes_per_s == 200e9
+    assert found.scale_up_bytes_per_s == found.device.links["nvlink-switch"]
+
+
+def test_a_rack_is_one_domain():
+    row = {"device": "gb200", "gpus": "72", "gpus_per_node": "4", "fabric": "nvl72", "tp": "1", "pp": "1"}
+    assert job(**row).cluster.domain_gpus == NVL72_GPUS
+
+
+def test_part_of_a_node_is_a_whole_one():
+    assert job(gpus="4").cluster.nodes == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "gated", "norm", "tied", "positions"),
+    [
+        ("gpt", False, "layer_norm", True, "learned"),
+        ("bert", False, "layer_norm", True, "learned"),
+        ("llama", True, "rms_norm", False, "rope"),
+    ],
+)
+def test_a_family_says_the_rest_of_the_model(family, gated, norm, tied, positions):
+    model = job(family=family).model
+    assert (model.gated, model.norm, model.tied_embeddings, model.positions) == (gated, norm, tied, positions)
+
+
+@pytest.mark.parametrize(
+    ("cells", "read"),
+    [
+        ({"tp": "", "pp": ""}, lambda found: (found.layout.tp, found.layout.pp, found.layout.dp) == (1, 1, 16)),
+        ({"zero": ""}, lambda found: found.layout.zero == 0),
+        ({"recompute": ""}, lambda found: found.training.recompute == "none"),
+        ({"stack": ""}, lambda found: found.stack.name == UNSTATED_STACK),
+        ({"vp": "2"}, lambda found: found.layout.vp == 2),
+        ({"cp": "2"}, lambda found: (found.layout.cp, found.layout.dp) == (2, 2)),
+        ({"kv_heads": "2"}, lambda found: found.model.kv_heads == 2),
+        ({"kv_heads": ""}, lambda found: found.model.kv_heads == 8),
+        ({"zero": "3", "zero_group": "2"}, lambda found: (found.layout.zero, found.layout.shards) == (3, 2)),
+        ({"zero": "lora"}, lambda found: (found.training.task, found.layout.zero) == ("lora", 0)),
+        ({"sequence_parallel": "yes"}, lambda found: found.layout.sequence_parallel),
+        ({"sequence_parallel": "no", "stack": "megatron-core"}, lambda found: not found.layout.sequence_parallel),
+        ({"stack": "megatron-core"}, lambda found: found.layout.sequence_parallel),
+        ({"stack": "megatron-core", "tp": "1"}, lambda found: not found.layout.sequence_parallel),
+        ({"execution": "compile", "stack": "torchtitan"}, lambda found: found.execution == "compile"),
+        ({"attention": "flash"}, lambda found: found.attention == "flash"),
+        ({"model": "GPT small"}, lambda found: found.model.name == "GPT small"),
+    ],
+    ids=str,
+)
+def test_cells_mean_what_they_say_and_blanks_the_usual(cells, read):
+    assert read(job(**cells))
+
+
+@pytest.mark.parametrize("family", ["moe", "", "GPT"])
+def test_a_family_that_is_not_covered_is_skipped(family):
+    assert "is not simulated" in reason(family=family)
+    assert all(known in reason(family=family) for known in COVERED)
+
+
+@pytest.mark.parametrize("missing", ["recompute", "vocab", "zero_stage_or_fsdp"])
+def test_a_run_that_its_source_leaves_open_is_skipped(missing):
+    assert reason(missing_inputs=f"inter_node;{missing}") == f"the source does not give {missing}"
+
+
+def test_what_hardly_matters_may_be_missing():
+    assert job(missing_inputs="inter_node_gbit_per_s").layout.gpus == 16
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ({"task": "single layer"}, "a single layer"),
+        ({"stack": "megatron-lm-2023"}, "no stack 'megatron-lm-2023'; nearest: megatron-lm-202"),
+        ({"device": "h900"}, "no device 'h900'"),
+        ({"fabric": "smoke-signals"}, "no fabric 'smoke-signals'"),
+        ({"layers": "four"}, "layers = 'four'"),
+        ({"layers": ""}, "layers = ''"),
+        ({"hidden": "256.5"}, "hidden = '256.5'"),
+        ({"global_batch": ""}, "global_batch = ''"),
+        ({"tp": "two"}, "tp = 'two'"),
+        ({"zero": "yes"}, "zero = 'yes'"),
+    ],
+    ids=str,
+)
+def test_a_row_that_cannot_be_read_says_why(cells, words):
+    assert words in reason(**cells)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        {"inter_node_gbit_per_s": "fast"},
+        {"inter_node_gbit_per_s": ""},
+        {"inter_node_gbit_per_s": "-100"},
+        {"inter_node_gbit_per_s": "0"},
+        {"inter_node_gbit_per_s": "nan"},
+        {"heads": "0"},
+        {"heads": "7"},
+        {"layers": "-4"},
+        {"vocab": "0"},
+        {"kv_heads": "3"},
+        {"gpus": "0"},
+        {"gpus_per_node": "0"},
+        {"gpus_per_node": "-8"},
+        {"tp": "0"},
+        {"pp": "0"},
+        {"execution": "turbo"},
+        {"attention": "flesh"},
+        {"sequence_parallel": "maybe"},
+    ],
+    ids=str,
+)
+def test_a_value_that_cannot_be_is_a_reason_that_names_its_column(cells):
+    assert next(iter(cells)) in reason(**cells)
+
+
+@pytest.mark.parametrize("cells", [{"gpus": "10"}, {"gpus": "2"}, {"dp": "2"}], ids=str)
+def test_gpus_that_the_degrees_do_not_make_up_are_a_reason(cells):
+    """10 GPUs are no multiple of 4; 2 are fewer than 4; 2 x 4 are not 16."""
+    assert "gpus" in reason(**cells).lower()

@@ -1,0 +1,240 @@
+"""Whole steps: priced by hand, and laws of what makes a step faster."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hardware.types import Cluster
+from sim.catalog import stack
+from sim.job import Job
+from sim.step import compute_rate, simulate
+from tests.conftest import GPT, LLAMA, SIMPLE, Priced, changed, cluster, make_job
+from workloads.errors import WorkloadError
+from workloads.graph import blocks, leaf_ops
+from workloads.ops import Gemm, Transfer
+from workloads.stack import Host
+
+QUIET = Host(launch_s={"eager": 0.0, "compile": 0.0}, message_s=0.0)
+PLAIN = changed(
+    stack("megatron-lm-2022"),
+    host={"launch_s": {"eager": 0.0}, "message_s": 0.0, "step_s": 0.0},
+    overlap={"tensor": False, "tensor_backward": False, "gradients": "none", "parameters": False, "pipeline": False},
+)
+ONE_MS_A_GEMM = Priced(lambda op: 1e-3 if isinstance(op, Gemm) else 0.0)
+
+JOBS: dict[str, dict[str, Any]] = {
+    "one gpu": {},
+    "data": {"dp": 16},
+    "tensor": {"tp": 4, "dp": 4},
+    "pipeline": {"pp": 4, "dp": 4},
+    "interleaved": {"pp": 2, "vp": 2, "dp": 2, "zero": 1},
+    "context": {"cp": 4, "dp": 2},
+    "sharded": {"dp": 16, "zero": 3},
+    "all": {"dp": 2, "tp": 2, "pp": 2, "cp": 2, "zero": 1, "sequence_parallel": True},
+}
+STACKS = ("megatron-core", "torchtitan")
+every_job = pytest.mark.parametrize(
+    ("name", "layout"), [(name, layout) for name in STACKS for layout in JOBS.values()], ids=str
+)
+
+
+def quiet_job(name: str, layout: dict[str, Any]) -> Job:
+    """With a host that costs nothing, so that nothing hides behind its launches."""
+    return make_job(LLAMA, on=replace(stack(name), host=QUIET), **layout)
+
+
+def step_s(job: Job) -> float:
+    return simulate(job, SIMPLE).step_s
+
+
+def test_one_gpu_worked_by_hand():
+    """GEMMs alone cost, 1 ms each: 6 forward and 12 backward a layer, 1 and 2 for the head, 16 micro-batches."""
+    result = simulate(make_job(on=PLAIN), ONE_MS_A_GEMM)
+    assert result.step_s == pytest.approx(16 * (8 * 18 + 3) * 1e-3)
+    assert result.breakdown["forward"] == pytest.approx(16 * (8 * 6 + 1) * 1e-3)
+
+
+def free_network(gpus: int) -> Cluster:
+    """Messages in no time worth mentioning."""
+    found = cluster(gpus)
+    up = replace(found.scale_up, latency_s=1e-15, pipeline_bytes=1e-9, start_s={"other": 1e-15, "ampere": 1e-15})
+    return replace(
+        found, scale_up=up, scale_out=replace(up, name="free"), scale_up_bytes_per_s=1e20, scale_out_bytes_per_s=1e20
+    )
+
+
+def test_a_pipeline_worked_by_hand():
+    """4 stages of 2 layers, no head counted: (m + p - 1) (f + b) and the head's 3 ms for each of 16 on the last."""
+    result = simulate(make_job(on=PLAIN, pp=4, machine=free_network(4)), ONE_MS_A_GEMM)
+    stage = 2 * 18e-3
+    # The last stage is the slowest, and is busy from the first forward pass that reaches it to its last backward.
+    by_hand = 3 * 2 * 6e-3 + 16 * (stage + 3e-3) + 3 * 2 * 12e-3
+    assert result.step_s == pytest.approx(by_hand, rel=1e-2)
+    assert result.step_s >= by_hand
+
+
+def test_computation_beside_a_collective_leaves_it_its_channels():
+    """16 of 108 SMs of an A100."""
+    job = make_job(on=changed(PLAIN, data={"channels": 16}))
+    assert compute_rate(job) == 1 - 16 / 108
+
+
+def test_collectives_take_no_more_than_half_of_a_device():
+    assert compute_rate(make_job(on=changed(PLAIN, data={"channels": 100}))) == 0.5
+
+
+def test_every_op_has_one_price_and_every_block_one_time():
+    result = simulate(make_job(LLAMA, "megatron-core", tp=2, pp=2, dp=2), SIMPLE)
+    assert set(result.prices) == set(leaf_ops(result.program))
+    assert set(result.times) == {id(block) for block in blocks(result.program)}
+
+
+def test_too_many_gpus_are_refused():
+    with pytest.raises(WorkloadError, match="needs 16 GPUs, dgx-a100-80g x 1 has 8"):
+        simulate(make_job(dp=16, machine=cluster(8)), SIMPLE)
+
+
+def test_an_inconsistent_job_is_refused():
+    with pytest.raises(WorkloadError, match="heads = 8 is not divisible"):
+        simulate(make_job(tp=3), SIMPLE)
+
+
+def test_each_execution_has_its_own_kernels():
+    eager, compiled = (
+        simulate(replace(make_job(LLAMA, "torchtitan"), execution=name), SIMPLE) for name in ("eager", "compile")
+    )
+    assert compiled.step_s < eager.step_s
+
+
+def test_attention_may_be_chosen():
+    flash, unfused = (
+        {type(op).__name__ for op in simulate(replace(make_job(), attention=name), SIMPLE).prices}
+        for name in ("flash", "unfused")
+    )
+    assert "Attention" in flash
+    assert "Attention" not in unfused
+
+
+@every_job
+def test_more_bandwidth_is_never_slower(name, layout):
+    job = quiet_job(name, layout)
+    fast = replace(
+        job.cluster,
+        scale_up_bytes_per_s=2 * job.cluster.scale_up_bytes_per_s,
+        scale_out_bytes_per_s=2 * job.cluster.scale_out_bytes_per_s,
+    )
+    assert step_s(replace(job, cluster=fast)) <= step_s(job) * (1 + 1e-12)
+
+
+@every_job
+def test_lower_latency_is_never_slower(name, layout):
+    job = quiet_job(name, layout)
+    up, out = job.cluster.scale_up, job.cluster.scale_out
+    fast = replace(
+        job.cluster,
+        scale_up=replace(up, latency_s=up.latency_s / 2),
+        scale_out=replace(out, latency_s=out.latency_s / 2),
+    )
+    assert step_s(replace(job, cluster=fast)) <= step_s(job) * (1 + 1e-12)
+
+
+@every_job
+def test_faster_kernels_are_never_slower(name, layout):
+    job = quiet_job(name, layout)
+    faster = Priced(lambda op: SIMPLE.seconds(op) / 2)
+    assert simulate(job, faster).step_s <= step_s(job) * (1 + 1e-12)
+
+
+@every_job
+def test_a_faster_host_is_never_slower(name, layout):
+    job = make_job(LLAMA, name, **layout)
+    assert step_s(replace(job, stack=replace(job.stack, host=QUIET))) <= step_s(job) * (1 + 1e-12)
+
+
+@every_job
+@pytest.mark.parametrize(
+    "rates", [{"tensor_flops_per_s": 2.0}, {"vector_flops_per_s": 2.0}, {"memory_bytes_per_s": 2.0}], ids=str
+)
+def test_a_faster_device_is_never_slower(name, layout, rates):
+    """With the cost model that comes with the package."""
+    job = quiet_job(name, layout)
+    device = job.cluster.device
+    if "memory_bytes_per_s" in rates:
+        fast = replace(device, memory_bytes_per_s=2 * device.memory_bytes_per_s)
+    else:
+        key = next(iter(rates))
+        fast = replace(device, **{key: {dtype: 2 * rate for dtype, rate in getattr(device, key).items()}})
+    faster = replace(job, cluster=replace(job.cluster, device=fast))
+    assert simulate(faster).step_s <= simulate(job).step_s * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("layout", [{}, {"dp": 2}, {"tp": 2}, {"pp": 2}], ids=str)
+def test_more_micro_batches_take_longer_but_no_more_than_their_share(layout):
+    """The end of a step and the bubble are shared."""
+    eight, sixteen = (
+        step_s(make_job(LLAMA, on=PLAIN, training={"global_batch": batch}, **layout)) for batch in (8, 16)
+    )
+    assert eight < sixteen <= 2 * eight
+
+
+@pytest.mark.parametrize("layout", [{"dp": 2}, {"dp": 4}, {"dp": 8}], ids=str)
+def test_replicas_beat_neither_an_equal_share_nor_lose_against_one(layout):
+    """With the batch fixed and long steps: n replicas take between 1 / n and all of the time of one."""
+    long = Priced(lambda op: 100 * SIMPLE.seconds(op))
+    one, many = (simulate(make_job(LLAMA, on=PLAIN, **degrees), long) for degrees in ({}, layout))
+    micro = one.step_s - one.breakdown["optimizer"]
+    assert micro / layout["dp"] <= many.step_s <= one.step_s
+
+
+@pytest.mark.parametrize(
+    "overlap",
+    [{"pipeline": True}, {"tensor_backward": True}, {"gradients": "backward"}],
+    ids=str,
+)
+def test_overlap_is_never_slower_where_it_disturbs_nobody(overlap):
+    """With collectives that hold hardly any of the SMs, and a free host."""
+    on = changed(PLAIN, data={"channels": 1, "bucket_bytes": 1e12})
+    layout: dict[str, Any] = {"tp": 2, "pp": 2, "dp": 2, "sequence_parallel": True}
+    beside = changed(on, overlap=overlap)
+    assert step_s(make_job(LLAMA, on=beside, **layout)) <= step_s(make_job(LLAMA, on=on, **layout)) * 1.02
+
+
+@pytest.mark.parametrize("mode", ["selective-op", "full:4", "full"])
+def test_recomputation_takes_time(mode):
+    none, again = (step_s(make_job(GPT, training={"recompute": recompute})) for recompute in ("none", mode))
+    assert again > none
+
+
+def test_no_step_beats_its_own_flops():
+    """The roofline of the made-up device: 100 TFLOP/s."""
+    job = make_job(LLAMA, on=PLAIN, dp=2)
+    result = simulate(job, SIMPLE)
+    assert result.step_s >= result.model_flops / (2 * 1e14)
+
+
+def test_a_message_to_oneself_is_never_sent():
+    result = simulate(make_job(LLAMA, on=PLAIN), SIMPLE)
+    assert not any(isinstance(op, Transfer) for op in result.prices)
+    assert result.exposed_s == {}
+
+
+def test_the_cost_model_is_asked_once():
+    """All ops at once: a model may price them in one vectorised call."""
+    calls = []
+
+    class Counting(Priced):
+        def price(self, ops, device):
+            calls.append(len(ops))
+            return super().price(ops, device)
+
+    result = simulate(make_job(LLAMA, "megatron-core", tp=2, pp=2, dp=2), Counting(SIMPLE.seconds))
+    assert len(calls) == 1
+    assert calls[0] <= len(result.prices)
+
+
+@pytest.mark.parametrize("name", ["megatron-lm-2022", "torchtitan"])
+def test_blocking_launches_take_longer(name):
+    on = stack(name)
+    blocking = changed(on, host={"blocking": True})
+    assert step_s(make_job(LLAMA, on=blocking, dp=2)) >= step_s(make_job(LLAMA, on=replace(on, host=QUIET), dp=2))
