@@ -4,14 +4,11 @@ import sys
 from pathlib import Path
 
 import matplotlib as mpl
-
-mpl.use("svg")
-mpl.rcParams["svg.hashsalt"] = "steptime"  # the same picture gives the same bytes
-
 import matplotlib.pyplot as plt
 
 from sim.validate import Validation, validate_table
 
+mpl.rcParams["svg.hashsalt"] = "steptime"  # the same picture gives the same bytes
 IMAGES = Path(__file__).parent / "images"
 
 

@@ -63,7 +63,7 @@ def kept(lines: list[str], ranges: str) -> list[str]:
 
 def main() -> None:
     """Refresh every page."""
-    for path in sorted(ROOT.glob("docs/**/*.md")):
+    for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]:
         before = path.read_text("utf-8")
         after = refreshed(before)
         if after != before:
