@@ -58,7 +58,7 @@ def breakdown(
     op_of = np.array([task.op for task in program.tasks])
     rank_of = np.array([task.rank for task in program.tasks])
     on_compute = np.array([task.stream == COMPUTE for task in program.tasks])
-    of_data = np.array([task.stream == data.STREAM for task in program.tasks])
+    of_data = np.array([dimension(program.ops[task.op]) == data.DIMENSION for task in program.tasks])
     for op, count in enumerate(np.bincount(op_of[on_compute], minlength=len(program.ops)).tolist()):
         for part, second in op_parts[op].items():
             _add(total, part, count * second)
@@ -74,6 +74,11 @@ def breakdown(
     _add(total, "interference", float(stretch[on_compute].sum()))
     _add(total, "host", host_s * program.ranks)
     return {part: total[part] / program.ranks for part in PARTS if total.get(part, 0.0) > 1e-12}
+
+
+def dimension(op: Segment | Message) -> str:
+    """Of parallelism, for a message."""
+    return op.dimension if isinstance(op, Message) else ""
 
 
 def _op_parts(op: Segment | Message, times: Mapping[int, BlockTime], seconds: float) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """A row of the step-time table -> a job. The columns are those of published runs; blanks mean the usual."""
 
+import math
 from collections.abc import Mapping
 from functools import cache
 
@@ -9,7 +10,7 @@ from sim.catalog import stack, stacks
 from sim.job import Job
 from workloads.errors import WorkloadError, unknown
 from workloads.layout import Layout, Training
-from workloads.model import Model
+from workloads.model import Model, check
 
 REQUIRED = (
     "id",
@@ -41,6 +42,7 @@ NEEDED_INPUTS = ("recompute", "zero_stage_or_fsdp", "vocab")
 COVERED = ("gpt", "llama", "bert")
 UNSTATED_STACK = "megatron-lm-2022"
 NVL72_GPUS = 72
+MAY_BE_ZERO = ("zero", "zero_group")
 Row = Mapping[str, str]
 
 
@@ -81,7 +83,7 @@ def _refuse(row: Row) -> None:
 def _model(row: Row) -> Model:
     llama, bert = row["family"] == "llama", row["family"] == "bert"
     heads, hidden = _int(row, "heads"), _int(row, "hidden")
-    return Model(
+    model = Model(
         name=row.get("model") or row["id"],
         family="llama" if llama else "bert" if bert else "gpt",
         layers=_int(row, "layers"),
@@ -100,6 +102,9 @@ def _model(row: Row) -> Model:
         activation="silu" if llama else "gelu",
         embedding_norm=bert,
     )
+    if faults := check(model):
+        raise WorkloadError(model.name, faults)
+    return model
 
 
 def _training(row: Row) -> Training:
@@ -121,6 +126,10 @@ def _layout(row: Row, tp: int) -> Layout:
     zero = 0 if row["zero"] in ("", "lora") else _int(row, "zero")
     usual = stack(row["stack"]).sequence_parallel if row["stack"] else False
     sequence_parallel = row.get("sequence_parallel") or ("yes" if usual else "no")
+    if sequence_parallel not in ("yes", "no"):
+        raise SkippedRowError(f"sequence_parallel = {sequence_parallel!r}: yes or no is needed")
+    if row.get("dp") and _int(row, "dp") != dp:
+        raise SkippedRowError(f"dp = {row['dp']} contradicts gpus / (tp x pp x cp) = {dp}")
     return Layout(
         dp=max(dp, 1),
         tp=tp,
@@ -136,9 +145,8 @@ def _layout(row: Row, tp: int) -> Layout:
 def _cluster(row: Row) -> Cluster:
     """Full nodes of the device, joined as the row says."""
     gpus, per_node = _int(row, "gpus"), _int(row, "gpus_per_node")
-    return _cluster_of(
-        row["device"], row["fabric"], per_node, -(-gpus // per_node), float(row["inter_node_gbit_per_s"])
-    )
+    gbit_per_s = positive(row, "inter_node_gbit_per_s")
+    return _cluster_of(row["device"], row["fabric"], per_node, -(-gpus // per_node), gbit_per_s)
 
 
 @cache
@@ -162,10 +170,25 @@ def _cluster_of(device: str, fabric: str, per_node: int, nodes: int, gbit_per_s:
 
 
 def _int(row: Row, key: str, default: int | None = None) -> int:
+    """A whole number of at least 1, or the default where the cell is blank."""
     text = row.get(key) or ""
     if not text and default is not None:
         return default
     try:
-        return int(text)
+        value = int(text)
     except ValueError:
-        raise SkippedRowError(f"{key} = {text!r}: a whole number is needed") from None
+        value = 0
+    if value < 1 and not (key in MAY_BE_ZERO and text == "0"):
+        raise SkippedRowError(f"{key} = {text!r}: a whole number of 1 or more is needed")
+    return value
+
+
+def positive(row: Row, key: str) -> float:
+    """A finite number above zero; raises SkippedRowError."""
+    try:
+        value = float(row.get(key) or "")
+    except ValueError:
+        value = math.nan
+    if not 0.0 < value < math.inf:
+        raise SkippedRowError(f"{key} = {row.get(key)!r}: a positive number is needed")
+    return value

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hardware.descriptor import DescriptorError
 from sim.result import Result
-from sim.rows import REQUIRED, Row, SkippedRowError, job_of
+from sim.rows import REQUIRED, Row, SkippedRowError, job_of, positive
 from sim.step import simulate
 
 GIB = 2.0**30
@@ -49,7 +49,7 @@ def compared(rows: Sequence[Row]) -> list[Record]:
 def read_rows(path: Path) -> list[Row]:
     """The rows of a table of runs, all its faults at once."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             rows: list[Row] = [dict(row) for row in reader]
             columns = reader.fieldnames or []
@@ -70,16 +70,18 @@ def compare(row: Row) -> Record:
         "source": row["source"],
         "device": row["device"],
         "stack": row["stack"],
-        "measured_s": measured_s(row),
+        "measured_s": None,
         "predicted_s": None,
         "error": None,
         "skipped": None,
     }
     try:
+        record["measured_s"] = measured_s(row)
+        memory_bytes = positive(row, "memory_gb") * GIB if row.get("memory_gb") else None
         result = simulate(job_of(row))
     except (SkippedRowError, ValueError) as error:
         return record | {"skipped": str(error)}
-    found = record | _step(record, result) | _memory(row, result)
+    found = record | _step(record, result) | _memory(row, memory_bytes, result)
     if record["measured_s"] is None and "memory_error" not in found and "ran" not in found:
         return found | {"skipped": "the table gives neither a step time nor memory"}
     return found
@@ -88,10 +90,10 @@ def compare(row: Row) -> Record:
 def measured_s(row: Row) -> float | None:
     """The step time of a row, from its tokens per second where it gives only those."""
     if row.get("step_time_s"):
-        return float(row["step_time_s"])
+        return positive(row, "step_time_s")
     if row.get("tokens_per_s_per_gpu"):
-        tokens = int(row["global_batch"]) * int(row["seq_len"])
-        return tokens / (float(row["tokens_per_s_per_gpu"]) * int(row["gpus"]))
+        tokens = positive(row, "global_batch") * positive(row, "seq_len")
+        return tokens / (positive(row, "tokens_per_s_per_gpu") * positive(row, "gpus"))
     return None
 
 
@@ -105,11 +107,10 @@ def _step(record: Record, result: Result) -> Record:
     return found
 
 
-def _memory(row: Row, result: Result) -> Record:
+def _memory(row: Row, measured: float | None, result: Result) -> Record:
     """Where the table has it: allocated memory (tables print GiB and call them GB), and whether it ran."""
     found: Record = {}
-    if row.get("memory_gb"):
-        measured = float(row["memory_gb"]) * GIB
+    if measured is not None:
         found["measured_memory_bytes"] = measured
         found["predicted_memory_bytes"] = result.memory.allocated
         found["memory_error"] = result.memory.allocated / measured - 1.0

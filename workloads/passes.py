@@ -134,7 +134,7 @@ class _Unit:
         if shard.layout.zero != 3:
             width = DTYPE_BYTES[data.gradient_dtype(shard)]
             size = max(1, round(shard.stack.data.bucket_bytes / (layer_parameters(shard) * width)))
-        starts = range(0, chunk.layers, size)
+        starts = range(0, max(chunk.layers, 1), size)  # a chunk without layers still has the embedding or the head
         made: dict[tuple[int, bool, bool, int], _Unit] = {}
         units = []
         for start in starts:

@@ -192,3 +192,15 @@ def test_the_figure_of_the_paper():
     # 34 s b h / t for each of 96 / p layers, (1 + (p - 1) / (p v)) times p micro-batches
     activations = 34 * 2048 * 12288 / 8 * 96 * (1 + 7 / 24)
     assert found.activations == pytest.approx(activations, rel=1e-9)
+
+
+def test_a_backward_pass_holds_the_largest_activation_and_its_gradient():
+    """The MLP's [64, 256] in 16 bits, twice."""
+    assert memory(pp=4).temporaries == 2 * 64 * 256 * 2
+
+
+def test_a_recomputed_layer_is_there_in_full_while_it_runs_back():
+    """34 s b h and the scores 5 a s^2 b, less the input 2 s b h that was kept."""
+    sbh = 64 * 64
+    again = 34 * sbh + 5 * 8 * 64 * 64 - 2 * sbh
+    assert memory(pp=4, training={"recompute": "full"}).temporaries == 2 * 64 * 256 * 2 + again

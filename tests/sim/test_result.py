@@ -24,7 +24,7 @@ LAYOUTS: list[dict[str, Any]] = [
     {"dp": 2, "tp": 2, "pp": 2, "sequence_parallel": True, "zero": 1},
 ]
 every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-STACKS = ("megatron-lm-2022", "megatron-core", "torchtitan")
+STACKS = ("megatron-core", "torchtitan", "nemo")
 
 
 def result(name: str = "megatron-core", model=LLAMA, **keywords: Any) -> Result:

@@ -116,7 +116,7 @@ def test_an_inconsistent_layout_is_a_reason():
 )
 def test_a_measurement_that_cannot_be_is_said(path, cells):
     """As a reason in the row, or as a fault of the table that names the column."""
-    key = [name for name, value in cells.items() if value][0]
+    key = next(name for name, value in cells.items() if value)
     try:
         found = validate_table(table(path, row(**cells)))
     except DescriptorError as error:
@@ -127,7 +127,7 @@ def test_a_measurement_that_cannot_be_is_said(path, cells):
 
 @pytest.mark.parametrize(
     "cells",
-    [{"heads": "0"}, {"gpus_per_node": "0"}, {"tp": "0"}, {"execution": "turbo"}, {"layers": "-4"}, {"vocab": "-1"}],
+    [{"heads": "0"}, {"gpus_per_node": "0"}, {"tp": "0"}, {"execution": "turbo"}],
     ids=str,
 )
 def test_one_impossible_row_does_not_stop_the_others(path, cells):

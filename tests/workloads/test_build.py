@@ -11,7 +11,7 @@ from tests.conftest import GPT, LLAMA, accepts, changed, make_job, make_shard
 from workloads.build import build
 from workloads.graph import COMPUTE, Message, Program, Segment, verify
 from workloads.model import step_model_flops
-from workloads.ops import Attention, Collective, Gemm, Transfer
+from workloads.ops import Attention, Collective, Gemm, Pointwise, Transfer
 from workloads.shard import Shard
 
 LAYOUTS: list[dict[str, Any]] = [
@@ -222,3 +222,40 @@ def test_every_program_is_sound(name, tp, pp, vp, dp, zero):
 def test_the_same_shard_gives_the_same_program():
     tasks = [build(make_shard(LLAMA, "torchtitan", dp=2, zero=3)).tasks for _ in range(2)]
     assert tasks[0] == tasks[1]
+
+
+def update_work(**keywords: Any) -> list[tuple[str, float]]:
+    """(kernel, elements) of everything behind the backward passes."""
+    program = build(make_shard(on=changed(stack("megatron-lm-2022"), optimizer=OPTIMIZER), **keywords))
+    return [
+        (work.op.op, work.op.elements)
+        for op in program.ops
+        if isinstance(op, Segment)
+        for block, _ in op.blocks
+        if block.phase == "optimizer"
+        for work in block.work
+        if isinstance(work.op, Pointwise)
+    ]
+
+
+OPTIMIZER = {"norm": ("grad_norm",), "clip": ("clip",), "update": ("adamw_fused",), "mixed": ("cast_master",)}
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_the_optimizer_works_on_what_its_rank_holds(zero):
+    """All parameters, or with ZeRO one of 4 shards."""
+    held = GPT.parameters / (4 if zero else 1)
+    kernels = ["grad_norm", "clip", "adamw_fused", "cast_master"]
+    assert update_work(dp=4, zero=zero) == [(kernel, held) for kernel in kernels]
+
+
+def test_without_master_weights_there_is_nothing_to_cast():
+    assert [kernel for kernel, _ in update_work(training={"precision": "fp32"})] == ["grad_norm", "clip", "adamw_fused"]
+
+
+def test_momentum_has_a_kernel_of_its_own():
+    assert "sgd" in dict(update_work(training={"optimizer": "sgd"}))
+
+
+def test_adapters_update_nothing_worth_mentioning():
+    assert update_work(training={"task": "lora"}) == []

@@ -63,7 +63,7 @@ def test_every_schedule_accepts_some_case():
 
 
 def test_an_unknown_schedule_is_answered_with_the_known_ones():
-    with pytest.raises(WorkloadError, match="no schedule '2f2b'.*one_f_one_b"):
+    with pytest.raises(WorkloadError, match=r"no schedule '2f2b'.*one_f_one_b"):
         schedule("2f2b")
 
 
