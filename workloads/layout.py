@@ -176,8 +176,6 @@ def _degree_faults(model: Model, layout: Layout, training: Training) -> Iterator
         yield f"layout.ep = {layout.ep}: {model.name} has no experts"
     if layout.zero_group and layout.data_ranks % layout.zero_group:
         yield f"layout.zero_group = {layout.zero_group} does not divide dp x cp = {layout.data_ranks}"
-    if layout.zero >= 2 and layout.pp > 1 and layout.vp > 1:
-        yield "layout.zero of 2 or 3 with interleaved pipeline stages is not simulated; use zero = 1"
 
 
 def _batch_faults(layout: Layout, training: Training) -> Iterator[str]:

@@ -24,7 +24,7 @@ class Passes:
         self.units = [_Unit.all_of(blocks, chunk) for chunk in chunks]
         self.whole = [{direction: chunk_segment(blocks, chunk, direction) for direction in "FB"} for chunk in chunks]
         self.reduced: list[int] = []
-        self.held: int | None = None
+        self.held: tuple[int, int] | None = None
 
     def run(self, slot: Slot, after: tuple[int, ...], *, last: bool) -> tuple[int, ...]:
         """Queue the pass; returns the tasks that its result waits for."""
@@ -79,7 +79,7 @@ class Passes:
         A backward pass starts with the unit that the forward pass ended with, which is still there.
         """
         before: tuple[int, ...] = (*after, *self.weave.tail(self.stage))
-        first_is_here = reduces and self.held == slot.micro_batch
+        first_is_here = reduces and self.held == (slot.micro_batch, slot.chunk)
         ready = () if first_is_here else self._gather(units[0], before, slot)
         done: tuple[int, ...] = after
         for index, unit in enumerate(units):
@@ -88,7 +88,7 @@ class Passes:
             if reduces:
                 self._reduce(unit, done, slot)
             ready = following
-        self.held = None if reduces else slot.micro_batch
+        self.held = None if reduces else (slot.micro_batch, slot.chunk)
         return done
 
     def _whole(self, slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:

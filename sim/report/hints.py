@@ -48,7 +48,7 @@ def _loss_hints(result: Result, part: str, share: str) -> Iterator[str]:
 def _bubble_hint(result: Result, share: str) -> str:
     layout, count = result.job.layout, micro_batches(result.job.layout, result.job.training)
     others = ["more micro-batches for each replica (a larger training.global_batch or a smaller dp)"]
-    if layout.vp == 1 and layout.pp > 1 and layout.zero < 2:
+    if layout.vp == 1 and layout.pp > 1:
         others.append("layout.vp = 2")
     others.append(f"a smaller layout.pp (now {layout.pp})")
     ways = f"{', '.join(others[:-1])} or {others[-1]}"
@@ -63,7 +63,7 @@ def _memory_hints(result: Result) -> Iterator[str]:
     ways = list(_smaller_activations(training.recompute_mode, training.micro_batch))
     if layout.zero == 0 and layout.data_ranks > 1:
         ways.append("layout.zero = 1")
-    elif layout.zero < 3 and layout.data_ranks > 1 and layout.vp == 1:
+    elif layout.zero < 3 and layout.data_ranks > 1:
         ways.append("layout.zero = 3")
     states = memory.weights + memory.gradients + memory.optimizer
     ordered = reversed(ways) if states > memory.activations else iter(ways)
