@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sim.engine import Timeline, play
-from workloads.graph import COMPUTE, Block, Task, Work
+from workloads.graph import COMPUTE, Block, Segment, Task, Work
 from workloads.ops import Op
 from workloads.stack import Host
 
@@ -15,11 +15,14 @@ class BlockTime:
 
     The parts of `seconds`: kernels by themselves (`compute_s`), what overlapping communication slows them
     down (`interference_s`), communication that nothing hides (`exposed_s`, by stream), and waiting for the
-    host to launch (`launch_s`).
+    host to launch (`launch_s`). `gpu_s` is how long the GPU takes when everything is launched in time, `host_s`
+    how long the host takes to launch; a block by itself takes the longer of the two.
     """
 
     block: Block
     seconds: float
+    gpu_s: float
+    host_s: float
     compute_s: float
     interference_s: float
     exposed_s: Mapping[str, float]
@@ -40,17 +43,31 @@ def play_block(block: Block, prices: Mapping[Op, float], host: Host, execution: 
     timeline = play(tasks, seconds, beside=beside, compute_rate=compute_rate)
     compute = _computing(work, seconds)
     exposed, busy = _exposed(work, timeline)
-    hosted = 0.0 if host.blocking else max(sum(launches) - timeline.seconds, 0.0)
+    host_s = 0.0 if host.blocking else sum(launches) + (host.unit_s if block.unit else 0.0)
+    hosted = max(host_s - timeline.seconds, 0.0)
     blocked = _computing(work, launches) if host.blocking else 0.0
     return BlockTime(
         block=block,
         seconds=timeline.seconds + hosted,
+        gpu_s=timeline.seconds,
+        host_s=host_s,
         compute_s=compute - blocked,
         interference_s=busy - compute,
         exposed_s=exposed,
         launch_s=hosted + blocked,
         timeline=timeline,
     )
+
+
+def segment_s(segment: Segment, times: Mapping[int, BlockTime]) -> float:
+    """The GPU or the host, whichever takes longer: within a segment the host runs ahead of the GPU."""
+    return sum(count * times[id(block)].gpu_s for block, count in segment.blocks) + waiting_s(segment, times)
+
+
+def waiting_s(segment: Segment, times: Mapping[int, BlockTime]) -> float:
+    """How long the GPU waits for launches in a segment."""
+    spare = sum(count * (times[id(block)].gpu_s - times[id(block)].host_s) for block, count in segment.blocks)
+    return max(-spare, 0.0)
 
 
 def _computing(work: tuple[Work, ...], seconds: Sequence[float]) -> float:

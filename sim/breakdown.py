@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.blocks import BlockTime
+from sim.blocks import BlockTime, waiting_s
 from sim.engine import Timeline
 from workloads.graph import COMPUTE, Message, Program, Segment
 from workloads.parallelism import data
@@ -34,9 +34,10 @@ def segment_parts(segment: Segment, times: Mapping[int, BlockTime]) -> dict[str,
         time = times[id(block)]
         _add(parts, block.phase, count * time.compute_s)
         _add(parts, "interference", count * time.interference_s)
-        _add(parts, "launch", count * time.launch_s)
+        _add(parts, "launch", count * (time.launch_s - (time.seconds - time.gpu_s)))
         for stream, seconds in time.exposed_s.items():
             _add(parts, f"exposed {stream}", count * seconds)
+    _add(parts, "launch", waiting_s(segment, times))
     return parts
 
 

@@ -73,11 +73,11 @@ def _stage_memory(blocks: Blocks, stage: int, capacity: float) -> Memory:
 def _state_bytes(shard: Shard, parameters: float) -> dict[str, float]:
     """Weights, gradients and optimizer states of one rank."""
     precision, storage, layout = shard.precision, shard.stack.storage, shard.layout
-    width = 4.0 if storage.weight == "fp32" else DTYPE_BYTES[precision.weight]
+    width = 4.0 if storage.weight == "fp32" and not precision.pure else DTYPE_BYTES[precision.weight]
     weights = parameters * width / (layout.shards if layout.zero == 3 else 1)
     if shard.training.task == "lora":
         return {"weights": weights, "gradients": 0.0, "optimizer": 0.0}
-    gradient = 4.0 if storage.gradient == "fp32" else DTYPE_BYTES[precision.activation]
+    gradient = 4.0 if storage.gradient == "fp32" and not precision.pure else DTYPE_BYTES[precision.activation]
     split = layout.zero == 3 or (layout.zero == 2 and storage.sharded_gradient_buffer)
     master = 4.0 if precision.master and storage.weight == "compute" else 0.0
     copy = 4.0 if storage.fp32_gradient_copy and precision.master else 0.0

@@ -34,6 +34,7 @@ class Result:
     times: Mapping[int, BlockTime]
     op_seconds: Sequence[float]
     timeline: Timeline
+    clock: float  # of the GPU under this load, relative to full
     memory: Memory
 
     @cached_property

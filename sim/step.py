@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from calibration.cost.model import CostModel
 from calibration.cost.physics import Physics
-from sim.blocks import BlockTime, play_block
+from sim import load
+from sim.blocks import BlockTime, play_block, segment_s
 from sim.engine import play
 from sim.job import Job
 from sim.memory import peak_memory
@@ -17,11 +18,19 @@ from workloads.parallelism import data
 
 
 def simulate(job: Job, cost_model: CostModel | None = None) -> Result:
-    """Simulate one step of `job`; raises WorkloadError if it is inconsistent."""
+    """Simulate one step of `job`; raises WorkloadError if it is inconsistent.
+
+    Args:
+        cost_model: prices computation at full clock; the clock of the step follows from its mix of kernels.
+    """
     shard = job.shard()
     program = build(shard)
-    prices = price(leaf_ops(program), job.cluster, cost_model or Physics(sustained=True))
+    prices = price(leaf_ops(program), job.cluster, cost_model or Physics())
     times = block_times(job, program, prices)
+    clock = load.clock(program, times, prices, job.cluster.device)
+    if clock < 1.0:
+        prices = load.slowed(prices, job.cluster.device, clock)
+        times = block_times(job, program, prices)
     op_seconds = [_seconds(op, times, prices) for op in program.ops]
     timeline = play(
         program.tasks,
@@ -36,6 +45,7 @@ def simulate(job: Job, cost_model: CostModel | None = None) -> Result:
         times=times,
         op_seconds=op_seconds,
         timeline=timeline,
+        clock=clock,
         memory=peak_memory(shard, job.cluster.device.memory_bytes),
     )
 
@@ -56,4 +66,4 @@ def compute_rate(job: Job) -> float:
 def _seconds(op: Segment | Message, times: Mapping[int, BlockTime], prices: Mapping[Op, Price]) -> float:
     if isinstance(op, Message):
         return sum(prices[message].seconds for message in op.ops)
-    return sum(count * times[id(block)].seconds for block, count in op.blocks)
+    return segment_s(op, times)

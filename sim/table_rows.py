@@ -12,12 +12,12 @@ from itertools import chain
 from pathlib import Path
 from typing import cast, get_args
 
+from calibration.table import COLLECTIVES, FLAGS, family, fewer, is_count, number, out_dtype
 from hardware.descriptor import DescriptorError
 from workloads.errors import unknown
 from workloads.ops import (
     DTYPE_BYTES,
     Attention,
-    CollectiveKind,
     ComputeOp,
     Direction,
     Gemm,
@@ -26,10 +26,9 @@ from workloads.ops import (
     traffic_table,
 )
 
+__all__ = ["Row", "SkippedError", "compute_op", "count", "family", "ops", "out_dtype", "read_table"]
+
 Row = dict[str, str]
-MOST_FAULTS = 20
-LARGEST = 10**15
-COLLECTIVES: tuple[str, ...] = (*get_args(CollectiveKind), "send_recv")
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "gemm": ("dtype", "m", "n", "k"),
     "attention": ("dtype", "seq_q", "heads", "head_dim"),
@@ -40,7 +39,6 @@ COUNTS = (
     *("batch", "m", "n", "k", "seq_q", "seq_kv", "heads", "kv_heads", "head_dim", "rows", "cols"),
     *("ranks", "ranks_per_node"),
 )
-FLAGS = {"1": True, "0": False, "true": True, "false": False, "yes": True, "no": False}
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "layout": get_args(Layout),
     "direction": get_args(Direction),
@@ -59,17 +57,8 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> tuple[tuple[str, ...],
     faults = [*_column_faults(columns, rows, needed)]
     faults = faults or [*chain.from_iterable(_row_faults(number, row) for number, row in enumerate(rows, 1))]
     if faults:
-        raise DescriptorError(path, _fewer(faults))
+        raise DescriptorError(path, fewer(faults))
     return columns, rows
-
-
-def family(op: str) -> str:
-    """gemm, attention, pointwise or collective; empty for an unknown op."""
-    if op in ("gemm", "attention"):
-        return op
-    if op in COLLECTIVES:
-        return "collective"
-    return "pointwise" if op in {name for name, _ in traffic_table()} else ""
 
 
 def ops() -> tuple[str, ...]:
@@ -87,22 +76,9 @@ def compute_op(row: Row) -> ComputeOp:
     return (_attention if row["op"] == "attention" else _pointwise)(row, direction)
 
 
-def out_dtype(dtype: str) -> str:
-    """What a GEMM writes by default: its own type if that has 16 or 32 bits, else bf16."""
-    return {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16"}.get(dtype, "bf16")
-
-
 def count(row: Row, column: str, default: int = 1) -> int:
     """A whole number of a row that has been checked."""
     return int(float(row[column])) if row.get(column) else default
-
-
-def number(text: str) -> float:
-    """Not a number where the text is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _gemm(row: Row) -> Gemm:
@@ -163,13 +139,8 @@ def _parsed(path: Path, text: str) -> tuple[tuple[str, ...], list[Row]]:
         if len(line) != len(columns)
     ]
     if faults:
-        raise DescriptorError(path, _fewer(faults))
+        raise DescriptorError(path, fewer(faults))
     return columns, [dict(zip(columns, map(str.strip, line), strict=True)) for line in lines[1:]]
-
-
-def _fewer(faults: list[str]) -> list[str]:
-    left = len(faults) - MOST_FAULTS
-    return [*faults[:MOST_FAULTS], f"and {left:,} more such faults"] if left > 0 else faults
 
 
 def _column_faults(columns: Sequence[str], rows: list[Row], needed: Sequence[str]) -> Iterator[str]:
@@ -187,7 +158,7 @@ def _row_faults(place: int, row: Row) -> Iterator[str]:
         if not row[column]:
             yield f"row {place}: {column} is blank; {row['op']} needs it"
     for column in COUNTS:
-        if row.get(column) and not _is_count(row[column]):
+        if row.get(column) and not is_count(row[column]):
             yield f"row {place}: {column} = {row[column][:40]!r}: should be a whole number of 1 or more"
     for column in ("bytes", "time_s"):
         if row.get(column) and not 0.0 < number(row[column]) < math.inf:
@@ -195,8 +166,3 @@ def _row_faults(place: int, row: Row) -> Iterator[str]:
     for column, known in CHOICES.items():
         if row.get(column) and row[column].lower() not in known:
             yield f"row {place}: {column} = {row[column][:40]!r}: should be one of {', '.join(known)}"
-
-
-def _is_count(text: str) -> bool:
-    value = number(text)
-    return value.is_integer() and 1 <= value <= LARGEST

@@ -40,6 +40,7 @@ class Block:
     name: str
     phase: str
     pieces: tuple[tuple[Work, ...], ...]
+    unit: bool = False  # whether it gathers or reduces parameters, with the host work that goes with it
 
     @property
     def work(self) -> tuple[Work, ...]:

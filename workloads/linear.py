@@ -24,6 +24,7 @@ def linear(
         kind="gemm",
         forward=(
             *_casts(shard, cast, inputs),
+            *(kernel_work(shard, shard.kernels.quantise_weights, sum(outputs), inputs, "fwd") if cast else ()),
             *(_gemm(shard, (shard.tokens, n, inputs), "tn", dtype) for n in outputs),
         ),
         backward=(

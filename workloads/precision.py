@@ -26,6 +26,11 @@ class Precision:
         return DTYPE_BYTES[self.activation]
 
     @property
+    def pure(self) -> bool:
+        """Whether everything is kept in the type that computes, without master weights."""
+        return self.master is None
+
+    @property
     def quantised(self) -> bool:
         """Whether GEMM inputs have to be cast to a narrower type first."""
         return self.gemm not in ("fp32", "tf32") and DTYPE_BYTES[self.gemm] < self.activation_bytes

@@ -32,6 +32,7 @@ class Kernels:
     relu: tuple[str, ...] = ("relu",)
     squared_relu: tuple[str, ...] = ("squared_relu",)
     quantise: tuple[str, ...] = ("quantize_fp8",)
+    quantise_weights: tuple[str, ...] = ()  # in each pass, where the narrow copies are not kept
 
     def activation(self, name: str) -> tuple[str, ...]:
         """Of an MLP that is not gated."""
@@ -99,6 +100,7 @@ class Host:
 
     launch_s: Mapping[str, float]  # by execution: to get one kernel of a block launched, with all calls around it
     message_s: Annotated[float, Ge(0)] = 2e-5  # likewise for a collective or message inside a block
+    unit_s: Annotated[float, Ge(0)] = 0.0  # to gather and reduce the parameters of a unit of layers, in one pass
     step_s: Annotated[float, Ge(0)] = 0.0
     blocking: bool = False  # CUDA_LAUNCH_BLOCKING=1: every launch waits for the kernel
     synchronise_s: Annotated[float, Ge(0)] = 0.0  # gap that a blocking launch leaves

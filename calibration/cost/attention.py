@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calibration.cost.rates import Floats, hbm_bytes_per_s, loaded_clock, overlapped, peak_flops_per_s
+from calibration.cost.rates import Floats, hbm_bytes_per_s, overlapped, peak_flops_per_s
 from hardware.types import Device
 from workloads.ops import Attention
 
@@ -15,12 +15,13 @@ PADDING_HEAD_DIM = 32  # kernels exist for head dimensions of 32, 64, 96, 128, .
 TAIL_SHARE = 0.5  # of the longest block, in which SMs wait at the end: blocks of unequal length, no order
 
 
-def attention_s(ops: Sequence[Attention], device: Device, *, sustained: bool) -> Floats:
-    """Seconds of each fused attention; an unsupported dtype or kernel raises ValueError."""
+def attention_s(ops: Sequence[Attention], device: Device, clock: Floats) -> Floats:
+    """Seconds of each fused attention at its clock; an unsupported dtype or kernel raises ValueError."""
     if not ops:
         return np.zeros(0)
-    rates = {key: _flops_per_s(device, *key, sustained) for key in {(op.dtype, op.kernel, op.direction) for op in ops}}
+    rates = {key: _flops_per_s(device, *key) for key in {(op.dtype, op.kernel, op.direction) for op in ops}}
     flops_per_s = np.array([rates[op.dtype, op.kernel, op.direction] for op in ops])
+    flops_per_s *= clock
     work, longest = _work(ops, device)
     compute_s = (work + TAIL_SHARE * longest * device.sm_count) / flops_per_s
     memory_s = np.array([op.bytes for op in ops]) / hbm_bytes_per_s(device)
@@ -28,13 +29,12 @@ def attention_s(ops: Sequence[Attention], device: Device, *, sustained: bool) ->
     return seconds
 
 
-def _flops_per_s(device: Device, dtype: str, kernel: str, direction: str, sustained: bool) -> float:
+def _flops_per_s(device: Device, dtype: str, kernel: str, direction: str) -> float:
     shares = device.architecture.attention_share
     if kernel not in shares:
         raise ValueError(f"{device.name}: no attention kernel {kernel!r}; known: {', '.join(sorted(shares))}")
     share = shares[kernel][0 if direction == "fwd" else 1]
-    clock = loaded_clock(device, share) if sustained else 1.0
-    return peak_flops_per_s(device, dtype) * share * clock
+    return peak_flops_per_s(device, dtype) * share
 
 
 def _work(ops: Sequence[Attention], device: Device) -> tuple[Floats, Floats]:

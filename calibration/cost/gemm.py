@@ -66,18 +66,22 @@ class Problems(NamedTuple):
             flops_per_s=np.array([rate[op.dtype] for op in ops]) * aligned,
         )
 
-    def part(self, start: int, stop: int) -> "Problems":
+    def part(self, part: slice) -> "Problems":
         """A slice of every column."""
-        return Problems(*(column[start:stop] for column in self))
+        return Problems(*(column[part] for column in self))
 
 
-def gemm_s(ops: Sequence[Gemm], device: Device, *, sustained: bool) -> Floats:
-    """Seconds of each GEMM, with the best of the architecture's tiles and splits of k."""
+def gemm_s(ops: Sequence[Gemm], device: Device, clock: Floats) -> Floats:
+    """Seconds of each GEMM, with the best of the architecture's tiles and splits of k.
+
+    Args:
+        clock: of each, relative to that of a short benchmark.
+    """
     if not ops:
         return np.zeros(0)
     problems = Problems.of(ops, device)
-    starts = range(0, len(ops), CHUNK)
-    return np.concatenate([_gemm_s(problems.part(i, i + CHUNK), device, sustained=sustained) for i in starts])
+    parts = [slice(start, start + CHUNK) for start in range(0, len(ops), CHUNK)]
+    return np.concatenate([_clocked_s(problems.part(part), device, clock[part]) for part in parts])
 
 
 def _main_loop_flops_per_s(device: Device, dtype: str) -> float:
@@ -98,17 +102,19 @@ def _aligned(ops: Sequence[Gemm]) -> Sequence[bool]:
     ]
 
 
-def _gemm_s(problems: Problems, device: Device, *, sustained: bool) -> Floats:
-    """At the clock of a long run; or on the way there, as far as a benchmark of a few repetitions gets."""
-    slow_s = _best_s(problems, device, 1 / sustained_clock(device))
-    if sustained:
-        return slow_s
-    fast_s = _best_s(problems, device, 1.0)
-    throttled_share = fast_s / (fast_s + device.architecture.throttle_s)
-    return fast_s + throttled_share * (slow_s - fast_s)
+def _clocked_s(problems: Problems, device: Device, clock: Floats) -> Floats:
+    """As a benchmark sees it, long GEMMs part of the way to the clock of a long run; then slowed to `clock`."""
+    full_s = _best_s(problems, device, np.array(1.0))
+    slow_s = _best_s(problems, device, np.array(1 / sustained_clock(device)))
+    throttled_share = full_s / (full_s + device.architecture.throttle_s)
+    benchmark_s = full_s + throttled_share * (slow_s - full_s)
+    if (clock == 1.0).all():
+        return benchmark_s
+    slowed_s: Floats = np.maximum(benchmark_s, benchmark_s * (_best_s(problems, device, 1 / clock) / full_s))
+    return slowed_s
 
 
-def _best_s(problems: Problems, device: Device, stretch: float) -> Floats:
+def _best_s(problems: Problems, device: Device, stretch: Floats) -> Floats:
     """Over tiles and splits; the vendor's heuristics choose nearly as well."""
     best = np.full_like(problems.m, np.inf)
     for (tile_m, tile_n), split in product(device.architecture.tiles, SPLITS):
@@ -116,7 +122,7 @@ def _best_s(problems: Problems, device: Device, stretch: float) -> Floats:
     return best
 
 
-def _choice_s(p: Problems, device: Device, choice: Choice, stretch: float) -> Floats:
+def _choice_s(p: Problems, device: Device, choice: Choice, stretch: Floats) -> Floats:
     """Seconds with one tile and split, the tensor cores `stretch` times slower than at full clock."""
     architecture = device.architecture
     tiles = p.batch * np.ceil(p.m / choice.tile_m) * np.ceil(p.n / choice.tile_n)
@@ -136,7 +142,7 @@ def _waves(filled: Floats, tail_share: float) -> Floats:
     return waves
 
 
-def _tile_s(p: Problems, device: Device, choice: Choice, stretch: float) -> Floats:
+def _tile_s(p: Problems, device: Device, choice: Choice, stretch: Floats) -> Floats:
     """One output tile on one SM: multiply while loading operands from L2, between prologue and epilogue."""
     tile_m, tile_n, split = choice
     k = np.ceil(p.k / split)

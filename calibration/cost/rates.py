@@ -14,12 +14,6 @@ Floats = NDArray[np.float64]
 # about as the clock squared.
 POWER_EXPONENT = 0.5
 
-# Shares of the tensor peak at which an H200 just holds its clock and at which it runs as in large GEMMs. In long
-# runs FlashAttention-2 at 0.36 of the peak kept 1.88 to 1.97 GHz, cuDNN attention at 0.70 fell to 1.64 GHz and GEMMs at
-# 0.80 to 1.48 GHz.
-LIGHT = 0.35
-HEAVY = 0.8
-
 
 def peak_flops_per_s(device: Device, dtype: str) -> float:
     """Dense peak of matrix products; fp32 runs on the vector units where the tensor cores do not take it."""
@@ -63,15 +57,6 @@ def power_clock(device: Device) -> float:
 def sustained_clock(device: Device) -> float:
     """Clock in a long run of large GEMMs, relative to a burst."""
     return min(1.0, device.architecture.sustained_clock * power_clock(device))
-
-
-def loaded_clock(device: Device, share: float) -> float:
-    """Clock in a long run of kernels that reach `share` of the tensor peak, relative to a burst.
-
-    Full below a share of LIGHT, that of large GEMMs at HEAVY, and linear between.
-    """
-    weight = min(max((share - LIGHT) / (HEAVY - LIGHT), 0.0), 1.0)
-    return 1.0 - (1.0 - sustained_clock(device)) * weight
 
 
 def overlapped(a: Floats, b: Floats) -> Floats:

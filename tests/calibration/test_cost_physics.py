@@ -10,7 +10,7 @@ from hardware import catalog
 from hardware.types import Device
 from workloads.ops import Attention, ComputeOp, Gemm, Pointwise, traffic_table
 
-TRAINING, BURST = Physics(), Physics(sustained=False)
+TRAINING, BURST = Physics(sustained=True), Physics()
 # Tiles, waves and splits of k: a slightly larger problem may fall on a better choice.
 QUANTISATION = 1.35
 

@@ -62,7 +62,6 @@ def test_a_size_is_at_least_one(key):
         (Layout(sequence_parallel=True), "needs layout.tp of 2 or more"),
         (Layout(ep=2), "has no experts"),
         (Layout(dp=8, zero=1, zero_group=3), "zero_group = 3 does not divide dp x cp = 8"),
-        (Layout(pp=2, vp=2, zero=3), "is not simulated"),
         (Layout(dp=3), "global_batch = 16 is not divisible by dp x micro_batch = 3 x 1"),
         (Layout(pp=1, vp=2), "interleaved needs pp of 2 or more"),
         (Layout(pp=2, vp=2, schedule="gpipe"), "gpipe runs one chunk a stage"),

@@ -15,7 +15,8 @@ DIMENSION = "dp"
 
 def gradient_dtype(shard: Shard) -> str:
     """On the wire."""
-    return "fp32" if shard.stack.storage.reduce == "fp32" else shard.precision.activation
+    wide = shard.stack.storage.reduce == "fp32" and not shard.precision.pure
+    return "fp32" if wide else shard.precision.activation
 
 
 def reduce_gradients(shard: Shard, parameters: float) -> Message | None:

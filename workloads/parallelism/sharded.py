@@ -22,5 +22,6 @@ def with_copies(shard: Shard, segment: Segment, direction: str, parameters: floa
         name="copies",
         phase="forward" if direction == "F" else "backward",
         pieces=(kernel_work(shard, kernels, 1, round(parameters), forward),),
+        unit=True,
     )
     return Segment(name=segment.name, blocks=((block, 1), *segment.blocks))

@@ -1,0 +1,53 @@
+"""The clock of a step: what its kernels draw on average, and the clock that the power limit leaves them.
+
+A GPU holds its power limit over tens of milliseconds, longer than any kernel and shorter than a step. So all kernels of
+a step run at one clock, which follows from the mix: GEMMs between memory-bound kernels and waits run faster than in a
+loop of GEMMs alone.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.cost import power
+from calibration.cost.physics import Physics
+from hardware.types import Device
+from sim.blocks import BlockTime, segment_s
+from sim.price import Price
+from workloads.graph import COMPUTE, Program, Segment
+from workloads.ops import ComputeOp, Op
+
+
+def clock(program: Program, times: Mapping[int, BlockTime], prices: Mapping[Op, Price], device: Device) -> float:
+    """Clock of the step relative to full; pipeline bubbles are not counted as rest."""
+    seconds: dict[ComputeOp, float] = {}
+    total = 0.0
+    runs = np.bincount([task.op for task in program.tasks], minlength=len(program.ops)).tolist()
+    for op, often in zip(program.ops, runs, strict=True):
+        if not isinstance(op, Segment):
+            continue
+        total += often * segment_s(op, times)
+        for block, count in op.blocks:
+            for work in block.work:
+                if work.stream == COMPUTE:
+                    assert isinstance(work.op, ComputeOp)
+                    seconds[work.op] = seconds.get(work.op, 0.0) + often * count * prices[work.op].seconds
+    ops = list(seconds)
+    drawn = power.draws(ops, np.array([prices[op].seconds for op in ops]), device)
+    above = float(np.dot(drawn - power.STATIC_DRAW, np.array(list(seconds.values()))))
+    return float(power.clock(np.array(power.STATIC_DRAW + above / total), device))
+
+
+def slowed(prices: Mapping[Op, Price], device: Device, at: float) -> dict[Op, Price]:
+    """Prices at a clock, from those at full clock: the physics says how much each op slows down."""
+    ops = [op for op in prices if isinstance(op, ComputeOp)]
+    ratio = _seconds(ops, device, at) / _seconds(ops, device, 1.0)
+    slow: dict[Op, Price] = {
+        op: Price(seconds=prices[op].seconds * r, spread=prices[op].spread) for op, r in zip(ops, ratio, strict=True)
+    }
+    return {**prices, **slow}
+
+
+def _seconds(ops: Sequence[ComputeOp], device: Device, at: float) -> NDArray[np.float64]:
+    return Physics(clock=at).price(ops, device).seconds
