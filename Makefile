@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test docs figures format lint types contract wheel tests bench clean
+.PHONY: demo test docs figures record format lint types contract wheel tests bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,10 @@ bench: $(VENV)/.developed
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/refresh_outputs.py
+
+# The errors on the published runs that ship, after they got better.
+record: $(VENV)/.developed
+	$(BIN)/python -m tests.record_published_errors
 
 # TABLE=runs.csv draws another table of runs than the one that ships.
 figures: $(VENV)/.developed

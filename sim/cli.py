@@ -1,13 +1,14 @@
 # ruff: noqa: PLC0415 -- a command imports what it needs itself, and takes its options as typer passes them
 """The command line. Commands import what they need themselves, so that each starts fast."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from sim import cli_calibrate
+from sim.cli_input import AsJson, DeviceName, JobPath, Settings, Size, Sustained, TablePath, bad_input, print_json
 
 app = typer.Typer(
     name="steptime",
@@ -18,18 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-BAD_INPUT = 2
 SHOWN_POINTS = 20
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the job, as in layout.tp=4. Can be repeated."),
-]
-JobPath = Annotated[Path, typer.Argument(metavar="JOB", help="A job file (TOML).", show_default=False)]
-TablePath = Annotated[Path, typer.Argument(metavar="TABLE", help="A CSV table.", show_default=False)]
-Sustained = Annotated[bool, typer.Option("--sustained/--burst", help="Clocks of a long run, or of a short benchmark.")]
-DeviceName = Annotated[str, typer.Option("--device", help="A device of the catalogue, or a TOML file.")]
-Size = Annotated[int, typer.Argument(min=1, max=10**9, show_default=False)]
 
 
 class Kind(StrEnum):
@@ -73,27 +63,6 @@ def _steptime(
     """Predicts how long a training step or a GEMM takes on a GPU cluster, and says why."""
 
 
-@contextmanager
-def _bad_input() -> Iterator[None]:
-    """Faults of the input become one message and exit code 2; anything else is a bug and shows itself."""
-    try:
-        yield
-    except ValueError as error:
-        if not hasattr(error, "faults"):
-            raise
-        typer.echo(_message(error), err=True)
-        raise typer.Exit(BAD_INPUT) from None
-
-
-def _message(error: ValueError) -> str:
-    """One line for one fault; else their number, and a line each."""
-    faults = getattr(error, "faults", ())
-    where = getattr(error, "path", "") or getattr(error, "where", "")
-    if len(faults) == 1:
-        return str(error)
-    return "\n  ".join([f"{where}: {len(faults)} faults" if where else f"{len(faults)} faults", *faults])
-
-
 @app.command()
 def run(
     path: JobPath,
@@ -105,7 +74,7 @@ def run(
     from sim.jobfile import read_job
     from sim.step import simulate
 
-    with _bad_input():
+    with bad_input():
         result = simulate(read_job(path, settings or ()))
         if trace:
             from sim.report.files import write_text
@@ -115,7 +84,7 @@ def run(
     if as_json:
         from sim.report.document import run_document
 
-        _print_json(run_document(result))
+        print_json(run_document(result))
     else:
         from sim.report.terminal import run_report, show
 
@@ -138,14 +107,14 @@ def study(
     from sim.report.terminal import show
     from sim.study import read_study, run_study
 
-    with _bad_input():
+    with bad_input():
         found = read_study(path, settings or ())
         with progress(len(found.points())) as done:
             rows = run_study(found, jobs, done)
         if csv:
             write_text(csv, csv_text(rows))
     if as_json:
-        _print_json({"grid": {key: list(values) for key, values in found.grid.items()}, "rows": rows})
+        print_json({"grid": {key: list(values) for key, values in found.grid.items()}, "rows": rows})
     else:
         show(*study_table(rows, list(found.grid), top))
 
@@ -164,7 +133,7 @@ def price(
     from sim.report.tables import price_summary
     from sim.report.terminal import show
 
-    with _bad_input():
+    with bad_input():
         priced = price_table(path, Machines(device=device, cluster=cluster), sustained=sustained)
         if output:
             write_text(output, priced.text())
@@ -192,11 +161,11 @@ def gemm(
     from sim.table_rows import out_dtype
     from workloads.ops import Gemm
 
-    with _bad_input():
+    with bad_input():
         op = Gemm(m=m, n=n, k=k, dtype=dtype, batch=batch, layout=layout.value, out_dtype=out_dtype(dtype))
         document = gemm_document(op, catalog.device(device))
     if as_json:
-        _print_json(document)
+        print_json(document)
     else:
         from sim.report.tables import gemm_table
         from sim.report.terminal import show
@@ -214,7 +183,7 @@ def catalog(
     from sim.report.terminal import show
 
     if as_json:
-        _print_json(entries(kind) if kind else {each.value: entries(each) for each in Kind})
+        print_json(entries(kind) if kind else {each.value: entries(each) for each in Kind})
     else:
         show(listing(kind) if kind else overview())
 
@@ -229,18 +198,15 @@ def validate(
     from sim.report.terminal import show
     from sim.validate import validate_table
 
-    with _bad_input():
+    with bad_input():
         found = validate_table(path)
     if as_json:
-        _print_json({"rows": found.rows, "summary": found.summary})
+        print_json({"rows": found.rows, "summary": found.summary})
     else:
         show(validation_table(found.rows), "", validation_summary(found.summary))
 
 
-def _print_json(document: object) -> None:
-    from sim.report.document import json_text
-
-    typer.echo(json_text(document), nl=False)
+app.registered_commands += cli_calibrate.app.registered_commands
 
 
 if __name__ == "__main__":

@@ -58,11 +58,17 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Message:
-    """Communication between ranks that a task carries out, one op after the other; `dimension` is dp, pp, ..."""
+    """Communication between ranks that a task carries out, one op after the other.
+
+    Args:
+        dimension: of parallelism: dp, pp.
+        beside: whether it runs beside computation, which slows both.
+    """
 
     name: str
     ops: tuple[CommunicationOp, ...]
     dimension: str
+    beside: bool = False
 
 
 class Task(NamedTuple):

@@ -1,5 +1,7 @@
 """A micro-batch through one stage, forward or backward, with the data-parallel messages beside it."""
 
+from dataclasses import replace
+
 from workloads.graph import Message
 from workloads.ops import DTYPE_BYTES
 from workloads.parallelism import data
@@ -123,8 +125,8 @@ class _Unit:
             direction: with_copies(shard, segment, direction, self.parameters)
             for direction, segment in segments.items()
         }
-        self.gather: Message | None = data.gather_parameters(shard, self.parameters)
-        self.reduce: Message | None = data.reduce_gradients(shard, self.parameters)
+        self.gather = _beside(data.gather_parameters(shard, self.parameters))
+        self.reduce = _beside(data.reduce_gradients(shard, self.parameters))
 
     @classmethod
     def all_of(cls, blocks: Blocks, chunk: Chunk) -> "list[_Unit]":
@@ -143,3 +145,8 @@ class _Unit:
             key = (len(layers), start == 0, layers.stop == chunk.layers, again)
             units.append(made.setdefault(key, cls(blocks, chunk, layers)))
         return units
+
+
+def _beside(message: Message | None) -> Message | None:
+    """Messages of units run beside the computation of others."""
+    return None if message is None else replace(message, beside=True)

@@ -87,7 +87,7 @@ class Data:
     __pydantic_config__: ClassVar = STRICT
 
     bucket_bytes: Annotated[float, Gt(0)] = 100e6
-    channels: Annotated[int, Gt(0)] = 16  # SMs that a collective holds while it runs
+    channels: Annotated[int, Gt(0)] = 24  # SMs that a collective holds while it runs
     zero_gradients: Literal["all_reduce", "reduce_scatter"] = "reduce_scatter"  # for ZeRO 1 and 2
     copies: bool = False  # gathered parameters are copied into place, gradients into the bucket (FSDP2)
 

@@ -171,3 +171,23 @@ def gemm_table(document: Row) -> Iterator[RenderableType]:
     compute, memory = (units.seconds(document[f"{what}_bound_s"]) for what in ("compute", "memory"))
     bounds = f"{compute} at peak rate, {memory} of memory traffic"
     yield Text(f"90 % interval {low} to {high}; bound by {document['bound_by']} ({bounds})")
+
+
+def evaluation_table(rows: Sequence[Row]) -> Table:
+    """Errors of prices by family and group of kernels."""
+    made = table("family", "of it", "shapes", "median", "mean", "bias", "in interval", left=2)
+    for row in rows:
+        figures = [row.get(key) for key in ("median", "mean", "bias", "inside")]
+        made.add_row(str(row["family"]), str(row["group"]), str(row["n"]), *map(_cell, figures))
+    return made
+
+
+def comparison_table(
+    predicted: Mapping[str, float], measured: Mapping[str, float], predicted_s: float, measured_s: float
+) -> Table:
+    """A simulated and a measured breakdown side by side."""
+    made = table("part", "predicted", "measured", left=1)
+    for part in dict.fromkeys([*predicted, *measured]):
+        made.add_row(part, _seconds(predicted.get(part)), _seconds(measured.get(part)))
+    made.add_row("step", _seconds(predicted_s), _seconds(measured_s))
+    return made

@@ -1,0 +1,1 @@
+"""Microbenchmarks: one family a file, found because it is there (docs/tasks/capture.md says what one needs)."""

@@ -1,0 +1,297 @@
+"""The memory-bound kernels of `workloads/pointwise.toml` as PyTorch runs them; imports PyTorch.
+
+Each entry makes a forward function and its inputs. Those of `FUSED` go through `torch.compile`.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from calibration.bench._session import Session
+from calibration.table import Measurement
+
+torch: Any = import_module("torch")
+functional: Any = import_module("torch.nn.functional")
+
+HEAD_DIM = 128
+DROPOUT = 0.1
+EPSILON = 1e-5
+
+
+class Call(NamedTuple):
+    """A forward function and its inputs; those that ask for gradients get them in the backward pass."""
+
+    forward: Callable[..., Any]
+    inputs: tuple[Any, ...]
+
+
+# Kernels with a sum over rows.
+STATIC = (
+    *(("rms_norm", "bwd"), ("bias_gelu", "bwd"), ("bias_dropout_add", "bwd"), ("cross_entropy", "fwd")),
+    *(("cross_entropy", "bwd"), ("quantize_fp8", "fwd"), ("quantize_fp8_transpose", "fwd")),
+)
+
+Maker = Callable[[Session, Measurement], Call]
+
+
+def work(shape: Measurement, session: Session) -> Callable[[], object]:
+    """What runs one direction of the kernel once."""
+    if shape.kernel == "compile":
+        return _compiled(shape, session)
+    call = EAGER[shape.op](session, shape)
+    return _direction(call.forward, call.inputs, shape)
+
+
+def _compiled(shape: Measurement, session: Session) -> Callable[[], object]:
+    """Rows are dynamic, so that a kernel is compiled once for each number of columns.
+
+    Not so where a sum over rows is split by how many there are (`STATIC`): those are compiled for each shape.
+    """
+    dynamo: Any = import_module("torch._dynamo")
+    dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, 512)
+    functorch: Any = import_module("torch._functorch.config")
+    functorch.donated_buffer = False  # backward passes are repeated
+    call = FUSED[shape.op](session, shape)
+    for tensor in call.inputs:
+        by_row = tensor.dim() > 1 or not tensor.is_floating_point()
+        if by_row and tensor.shape[0] > 1 and (shape.op, shape.direction) not in STATIC:
+            dynamo.mark_dynamic(tensor, 0)
+    return _direction(_compile(call.forward, shape), call.inputs, shape)
+
+
+_COMPILED: dict[Any, Any] = {}
+
+
+def _compile(forward: Callable[..., Any], shape: Measurement) -> Callable[..., Any]:
+    """Once for each function: a compiled one remembers what it has compiled."""
+    static = (shape.op, shape.direction) in STATIC
+    if (forward, static) not in _COMPILED:
+        _COMPILED[forward, static] = torch.compile(forward, dynamic=False if static else None)
+    compiled: Callable[..., Any] = _COMPILED[forward, static]
+    return compiled
+
+
+def _direction(forward: Callable[..., Any], inputs: tuple[Any, ...], shape: Measurement) -> Callable[[], object]:
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+    if shape.direction != "bwd":
+        return lambda: forward(*inputs)
+    out = forward(*inputs)
+    gradient = torch.randn_like(out)
+    return lambda: torch.autograd.grad(out, wanted, gradient, retain_graph=True)
+
+
+def _tensors(session: Session, shape: Measurement, form: str) -> tuple[Any, ...]:
+    """x: [rows, cols] with a gradient, X: without one, w: [cols] with a gradient."""
+    rows, cols = shape.rows or 1, shape.cols or 1
+    sizes = {"x": (rows, cols), "X": (rows, cols), "w": (cols,)}
+    return tuple(session.random(*sizes[letter], dtype=shape.dtype, grad=letter != "X") for letter in form)
+
+
+def _plain(forward: Callable[..., Any], form: str) -> Maker:
+    return lambda session, shape: Call(forward, _tensors(session, shape, form))
+
+
+def _copy(session: Session, shape: Measurement) -> Call:
+    target, source = _tensors(session, shape, "XX")
+    return Call(lambda: target.copy_(source), ())
+
+
+def _zero(session: Session, shape: Measurement) -> Call:
+    (target,) = _tensors(session, shape, "X")
+    return Call(target.zero_, ())
+
+
+def _causal_mask(session: Session, shape: Measurement) -> tuple[Any, Any]:
+    """Scores [samples and heads, seq, seq] and the mask that all of them share."""
+    seq = shape.cols or 1
+    rows = max(1, (shape.rows or 1) // seq)
+    scores = session.random(rows, seq, seq, dtype=shape.dtype, grad=True)
+    return scores, torch.ones(seq, seq, device=session.device, dtype=torch.bool).triu(1)
+
+
+def _masked(session: Session, shape: Measurement) -> Call:
+    scores, mask = _causal_mask(session, shape)
+    return Call(lambda x: x.masked_fill(mask, -10000.0), (scores,))
+
+
+def _softmax_eager(session: Session, shape: Measurement) -> Call:
+    scores, mask = _causal_mask(session, shape)
+
+    def forward(x: Any) -> Any:
+        hidden = (x * 0.125).masked_fill(mask, -10000.0)
+        return functional.softmax(hidden, -1, dtype=torch.float32).to(hidden.dtype)
+
+    return Call(forward, (scores,))
+
+
+def _scale_mask_softmax(session: Session, shape: Measurement) -> Call:
+    scores, _ = _causal_mask(session, shape)
+    return Call(scale_mask_softmax, (scores,))
+
+
+def _layer_norm(session: Session, shape: Measurement) -> Call:
+    size = (shape.cols or 1,)
+    return Call(lambda x, w, b: functional.layer_norm(x, size, w, b), _tensors(session, shape, "xww"))
+
+
+def _rms_norm(session: Session, shape: Measurement) -> Call:
+    size = (shape.cols or 1,)
+    return Call(lambda x, w: functional.rms_norm(x, size, w, EPSILON), _tensors(session, shape, "xw"))
+
+
+def _heads(session: Session, shape: Measurement) -> Any:
+    rows, heads = shape.rows or 1, max(1, (shape.cols or 1) // HEAD_DIM)
+    return session.random(rows, heads, HEAD_DIM, dtype=shape.dtype, grad=True)
+
+
+def _rope(session: Session, shape: Measurement) -> Call:
+    tables = (session.random(shape.rows or 1, 1, HEAD_DIM, dtype=shape.dtype) for _ in range(2))
+    return Call(rope, (_heads(session, shape), *tables))
+
+
+def _rope_complex(session: Session, shape: Measurement) -> Call:
+    angles = session.random(shape.rows or 1, 1, HEAD_DIM // 2, dtype="fp32")
+    turns = torch.polar(torch.ones_like(angles), angles)
+
+    def forward(x: Any) -> Any:
+        pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+        return torch.view_as_real(pairs * turns).flatten(2).type_as(x)
+
+    return Call(forward, (_heads(session, shape),))
+
+
+def _embedding(session: Session, shape: Measurement) -> Call:
+    rows = shape.n or 32000
+    ids = torch.randint(0, rows, (shape.rows or 1,), device=session.device)
+    table = session.random(rows, shape.cols or 1, dtype=shape.dtype, grad=True)
+    return Call(lambda w: functional.embedding(ids, w), (table,))
+
+
+def _labels(session: Session, shape: Measurement) -> Any:
+    return torch.randint(0, shape.cols or 1, (shape.rows or 1,), device=session.device)
+
+
+def _loss(forward: Callable[..., Any]) -> Maker:
+    return lambda session, shape: Call(forward, (*_tensors(session, shape, "x"), _labels(session, shape)))
+
+
+def rms_norm_eager(x: Any, w: Any) -> Any:
+    """As models write it: in fp32, cast back before the weight."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPSILON)).type_as(x) * w
+
+
+def rotated(x: Any) -> Any:
+    """The second half negated and put before the first."""
+    first, second = x.chunk(2, -1)
+    return torch.cat((-second, first), -1)
+
+
+def rope(x: Any, cosines: Any, sines: Any) -> Any:
+    """Rotary embedding of [tokens, heads, head_dim]."""
+    return x * cosines + rotated(x) * sines
+
+
+def scale_mask_softmax(x: Any) -> Any:
+    """Causal; the mask is made where it is needed."""
+    place = torch.arange(x.shape[-1], device=x.device)
+    hidden = (x.float() * 0.125).masked_fill(place[None, :] > place[:, None], -10000.0)
+    return functional.softmax(hidden, -1).to(x.dtype)
+
+
+def squared_relu(x: Any) -> Any:
+    """Its square where positive."""
+    return functional.relu(x).square()
+
+
+def bias_gelu(x: Any, b: Any) -> Any:
+    """The activation of GPT's MLP with the bias before it."""
+    return functional.gelu(x + b, approximate="tanh")
+
+
+def swiglu(gate: Any, up: Any) -> Any:
+    """silu(gate) up."""
+    return functional.silu(gate) * up
+
+
+def geglu(gate: Any, up: Any) -> Any:
+    """gelu(gate) up."""
+    return functional.gelu(gate, approximate="tanh") * up
+
+
+def dropout_add(x: Any, residual: Any) -> Any:
+    """The end of a block."""
+    return residual + functional.dropout(x, DROPOUT, True)
+
+
+def bias_dropout_add(x: Any, b: Any, residual: Any) -> Any:
+    """The end of a block with the bias of its last layer."""
+    return residual + functional.dropout(x + b, DROPOUT, True)
+
+
+def cross_entropy_torch(logits: Any, labels: Any) -> Any:
+    """Of logits cast to fp32."""
+    return functional.cross_entropy(logits.float(), labels)
+
+
+def cross_entropy_eager(logits: Any, labels: Any) -> Any:
+    """In separate fp32 kernels, as tensor-parallel losses do it."""
+    wide = logits.float()
+    shifted = wide - wide.max(-1, keepdim=True).values.detach()
+    picked = shifted.gather(-1, labels[:, None]).squeeze(-1)
+    return (shifted.exp().sum(-1).log() - picked).mean()
+
+
+def quantize_fp8(x: Any) -> Any:
+    """One scale for the tensor: its largest value, then the cast."""
+    scale = 448.0 / x.abs().amax().float()
+    return (x.float() * scale).to(torch.float8_e4m3fn)
+
+
+def quantize_fp8_transpose(x: Any) -> Any:
+    """Also the transposed copy that the other GEMMs read."""
+    narrow = quantize_fp8(x)
+    return narrow, narrow.t().contiguous()
+
+
+EAGER: Mapping[str, Maker] = {
+    "copy": _copy,
+    "zero": _zero,
+    "cast": _plain(lambda x: x.float(), "x"),
+    "transpose": _plain(lambda x: x.t().contiguous(), "X"),
+    "add": _plain(lambda x, y: x + y, "XX"),
+    "mul": _plain(torch.mul, "xx"),
+    "scale": _plain(lambda x: x * 0.37, "x"),
+    "mask": _masked,
+    "bias_add": lambda session, shape: Call(lambda x, b: x + b, _tensors(session, shape, "Xw")),
+    "relu": _plain(functional.relu, "x"),
+    "gelu": _plain(lambda x: functional.gelu(x, approximate="tanh"), "x"),
+    "silu": _plain(functional.silu, "x"),
+    "dropout": _plain(lambda x: functional.dropout(x, DROPOUT, True), "x"),
+    "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+    "rms_norm_eager": _plain(rms_norm_eager, "xw"),
+    "softmax": _plain(lambda x: functional.softmax(x, -1), "x"),
+    "softmax_eager": _softmax_eager,
+    "softmax_dropout": _plain(lambda x: functional.dropout(functional.softmax(x, -1), DROPOUT, True), "x"),
+    "rope_eager": _rope,
+    "rope_complex": _rope_complex,
+    "embedding": _embedding,
+    "cross_entropy_torch": _loss(cross_entropy_torch),
+    "cross_entropy_eager": _loss(cross_entropy_eager),
+}
+
+FUSED: Mapping[str, Maker] = {
+    "swiglu": _plain(swiglu, "xx"),
+    "geglu": _plain(geglu, "xx"),
+    "squared_relu": _plain(squared_relu, "x"),
+    "bias_gelu": _plain(bias_gelu, "xw"),
+    "dropout_add": _plain(dropout_add, "xx"),
+    "bias_dropout_add": _plain(bias_dropout_add, "xwx"),
+    "rms_norm": _plain(rms_norm_eager, "xw"),
+    "rope": _rope,
+    "scale_mask_softmax": _scale_mask_softmax,
+    "cross_entropy": _loss(cross_entropy_torch),
+    "quantize_fp8": _plain(quantize_fp8, "X"),
+    "quantize_fp8_transpose": _plain(quantize_fp8_transpose, "X"),
+}

@@ -1,0 +1,146 @@
+"""Training rows of one family, the model of some of them, and what it says of the others."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.cost.learned_boosting import Settings, boosted
+from calibration.cost.learned_columns import COLUMN_NAMES, GROUP
+from calibration.cost.learned_features import Matrix, curve_terms, group_of, matrix, with_groups
+from calibration.cost.learned_kriging import Covariance, Kriging, kriged
+from calibration.cost.learned_trees import Trees
+from calibration.cost.physics import Physics
+from calibration.cost.rates import Floats
+from hardware.types import Device
+from workloads.ops import Attention, ComputeOp, Gemm
+
+FOLDS = 4
+THREADS = 2
+CURVE_RIDGE = (0.3, 2.0, 2.0)  # rows' worth of pull of each term towards the family's curve
+
+
+class Sample(NamedTuple):
+    """One shape on one device, all its rows merged."""
+
+    op: ComputeOp
+    device: Device
+    seconds: float
+
+
+class Training(NamedTuple):
+    """The rows of one family as numbers."""
+
+    features: Matrix  # [features, rows]
+    base_s: Floats
+    target: Floats  # log(measured / physics)
+    groups: NDArray[np.intp]
+    folds: NDArray[np.intp]
+
+
+def training_rows(family: str, members: Sequence[Sample], groups: Sequence[str]) -> Training:
+    """Rows in the order given; each device prices its own."""
+    ops = [sample.op for sample in members]
+    base_s = np.empty(len(ops))
+    features = np.empty((len(COLUMN_NAMES[family]) - len(GROUP), len(ops)), dtype=np.float32)
+    for device, rows in _by_device(members):
+        part = [ops[row] for row in rows]
+        base_s[rows] = Physics(sustained=False).price(part, device).seconds
+        features[:, rows] = matrix(family, part, device, base_s[rows])
+    measured_s = np.array([sample.seconds for sample in members])
+    return Training(
+        features=features,
+        base_s=base_s,
+        target=np.log(measured_s / base_s),
+        groups=np.array([groups.index(group_of(op)) for op in ops], dtype=np.intp),
+        folds=np.array([_fold(op) for op in ops], dtype=np.intp),
+    )
+
+
+def _by_device(members: Sequence[Sample]) -> Iterator[tuple[Device, NDArray[np.intp]]]:
+    names = np.array([sample.device.name for sample in members])
+    devices = {sample.device.name: sample.device for sample in members}
+    for name, device in devices.items():
+        yield device, np.flatnonzero(names == name)
+
+
+def _fold(op: ComputeOp) -> int:
+    """By a hash of the shape: layouts, dtypes, directions and devices of one shape stay together."""
+    text = repr(shape_of(op)).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:4], "big") % FOLDS
+
+
+def shape_of(op: ComputeOp) -> tuple[object, ...]:
+    """What must not be on both sides of a split."""
+    if isinstance(op, Gemm):
+        return op.batch, op.m, op.n, op.k
+    if isinstance(op, Attention):
+        return op.batch, op.seq_q, op.seq_kv, op.heads, op.kv_heads, op.head_dim
+    return op.op, op.rows, op.cols
+
+
+def best_settings(
+    training: Training, count: int, grid: Sequence[Settings | Covariance]
+) -> tuple[Settings | Covariance, Floats]:
+    """The settings with the least mean absolute error on unseen folds, and what they said there."""
+    jobs = [(settings, fold) for settings in grid for fold in range(FOLDS)]
+    with ThreadPoolExecutor(THREADS) as threads:  # scikit-learn grows trees outside the interpreter's lock
+        said = list(threads.map(lambda job: _unseen(training, job[0], job[1], count), jobs))
+    tries = [(settings, np.sum(said[i * FOLDS : (i + 1) * FOLDS], axis=0)) for i, settings in enumerate(grid)]
+    return min(tries, key=lambda each: float(np.abs(training.target - each[1]).mean()))
+
+
+def _unseen(training: Training, settings: Settings | Covariance, fold: int, count: int) -> Floats:
+    """Predictions for one fold by a model of the others; nothing elsewhere."""
+    predicted, away = np.zeros(len(training.target)), training.folds == fold
+    if away.any() and not away.all():
+        curve, shapes = fitted(_rows(training, ~away), settings, count)
+        predicted[away] = _predicted(_rows(training, away), curve, shapes)
+    return predicted
+
+
+def _rows(training: Training, which: NDArray[np.bool_]) -> Training:
+    return Training(
+        features=training.features[:, which],
+        base_s=training.base_s[which],
+        target=training.target[which],
+        groups=training.groups[which],
+        folds=training.folds[which],
+    )
+
+
+def _predicted(training: Training, curve: Floats, shapes: Trees | Kriging) -> Floats:
+    features = with_groups(training.features, curve, training.groups)
+    return _of_curve(training, curve) + shapes.predict(features, training.groups)
+
+
+def fitted(training: Training, settings: Settings | Covariance, count: int) -> tuple[Floats, Trees | Kriging]:
+    """Curves of the groups, and trees or kriging of what they leave."""
+    curve = _curve(training, count)
+    features = with_groups(training.features, curve, training.groups)
+    left = training.target - _of_curve(training, curve)
+    if isinstance(settings, Covariance):
+        return curve, kriged(features, training.groups, left, settings)
+    return curve, boosted(features, left, settings)
+
+
+def _of_curve(training: Training, curve: Floats) -> Floats:
+    total: Floats = (curve[training.groups].T * curve_terms(training.base_s)).sum(axis=0)
+    return total
+
+
+def _curve(training: Training, count: int) -> Floats:
+    """[groups, terms]: least squares, drawn towards the curve of all groups together."""
+    terms = curve_terms(training.base_s).T
+    common = _ridge(terms, training.target, np.zeros(terms.shape[1]))
+    members = [training.groups == group for group in range(count)]
+    return np.array([_ridge(terms[rows], training.target[rows], common) for rows in members])
+
+
+def _ridge(terms: Floats, target: Floats, towards: Floats) -> Floats:
+    pull = np.diag(CURVE_RIDGE)
+    found: Floats = towards + np.linalg.solve(terms.T @ terms + pull, terms.T @ (target - terms @ towards))
+    return found

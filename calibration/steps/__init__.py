@@ -1,0 +1,1 @@
+"""Real training steps, measured with TorchTitan: cases in, rows of the step-time table out."""

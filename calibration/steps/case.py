@@ -1,0 +1,117 @@
+"""What one measured run trains, and how: the entries of `cases.toml`."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+VOCAB = 128256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A Llama: gated MLP, RMSNorm, grouped queries, untied embeddings."""
+
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    vocab: int = VOCAB
+
+    @property
+    def parameters(self) -> int:
+        """Weights, norms and both embeddings included."""
+        key_value = self.hidden * self.kv_heads // self.heads
+        layer = 2 * self.hidden * (self.hidden + key_value) + 3 * self.hidden * self.ffn + 2 * self.hidden
+        return self.layers * layer + 2 * self.vocab * self.hidden + self.hidden
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One run.
+
+    batch: sequences that a replica works through at once; under pipeline parallelism all its micro-batches.
+    recompute: none, op (every other GEMM is kept), layers:2 (every second layer), full.
+    dtype: float32 keeps fp32 weights and computes in bf16 where the trainer casts (by FSDP, or by autocast under
+        DDP and on one GPU; never under TP or PP alone); bfloat16 keeps and computes everything in bf16.
+    float8: "" for none, or tensorwise, rowwise.
+    """
+
+    name: str
+    shape: str
+    seq_len: int
+    batch: int
+    fsdp: int = 1
+    ddp: int = 1
+    tp: int = 1
+    pp: int = 1
+    cp: int = 1
+    schedule: str = "1F1B"
+    micro_batch: int = 1
+    accumulate: int = 1
+    recompute: str = "none"
+    dtype: str = "float32"
+    float8: str = ""
+    compile: bool = False
+
+    @property
+    def gpus(self) -> int:
+        """Ranks, one a GPU."""
+        return self.fsdp * self.ddp * self.tp * self.pp * self.cp
+
+    @property
+    def global_batch(self) -> int:
+        """Sequences of a step."""
+        return self.batch * self.fsdp * self.ddp * self.accumulate
+
+    @property
+    def sharded(self) -> bool:
+        """Whether FSDP is at work; context parallelism brings it along."""
+        return self.fsdp > 1 or self.cp > 1
+
+    @property
+    def precision(self) -> str:
+        """In the words of a job file."""
+        if self.float8:
+            return "fp8"
+        if self.dtype == "bfloat16":
+            return "bf16-pure"
+        mixed = self.sharded or (self.tp == 1 and self.pp == 1)
+        return "bf16" if mixed else "fp32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cases:
+    """Shapes by name, and the runs in order of importance."""
+
+    shapes: Mapping[str, Shape]
+    cases: tuple[Case, ...]
+
+
+def shipped() -> Cases:
+    """The cases that ship with the package."""
+    return parsed(tomllib.loads(files("calibration.steps").joinpath("cases.toml").read_text()))
+
+
+def parsed(document: Mapping[str, Any]) -> Cases:
+    """Cases of a TOML document; raises ValueError with every fault."""
+    shapes = {name: Shape(**fields) for name, fields in document["shapes"].items()}
+    cases = tuple(Case(**fields) for fields in document["case"])
+    if faults := [fault for case in cases for fault in _faults(case, shapes)]:
+        raise ValueError("\n".join(faults))
+    return Cases(shapes=shapes, cases=cases)
+
+
+def _faults(case: Case, shapes: Mapping[str, Shape]) -> list[str]:
+    known = ", ".join(shapes)
+    checks = {
+        f"no shape {case.shape!r}; known: {known}": case.shape in shapes,
+        f"batch {case.batch} is not a multiple of micro_batch {case.micro_batch}": case.batch % case.micro_batch == 0,
+        "ddp goes with no other parallelism in TorchTitan": case.ddp in (1, case.gpus),
+        f"recompute {case.recompute!r}; known: none, op, layers:N, full": case.recompute in ("none", "op", "full")
+        or case.recompute.startswith("layers:"),
+        f"float8 {case.float8!r}; known: tensorwise, rowwise": case.float8 in ("", "tensorwise", "rowwise"),
+    }
+    return [f"{case.name}: {fault}" for fault, right in checks.items() if not right]

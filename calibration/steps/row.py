@@ -1,0 +1,133 @@
+"""A case and what it measured -> a row of the step-time table (the columns of docs/tasks/validate.md)."""
+
+from dataclasses import dataclass
+
+from calibration.steps.case import Case, Shape
+from calibration.steps.log import Measured
+
+HEADER = (
+    "id,source,cite,device,gpus,gpus_per_node,fabric,inter_node_gbit_per_s,inter_node_stated,interconnect,stack,"
+    "model,family,layers,hidden,ffn,heads,kv_heads,vocab,experts,topk,seq_len,precision,execution,attention,optimizer,"
+    "global_batch,micro_batch,tp,pp,vp,cp,ep,dp,zero,zero_group,sequence_parallel,recompute,schedule,overlap,task,"
+    "step_time_s,tokens_per_s_per_gpu,memory_gb,measured,missing_inputs,quality,notes,memory_active_gb,outcome"
+)
+COLUMNS = tuple(HEADER.split(","))
+RECOMPUTE = {"none": "none", "op": "selective-op-alternate", "full": "full"}
+OUT_OF_MEMORY = "OutOfMemoryError"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Where it ran, in the words of the catalogue."""
+
+    device: str = "h200-sxm"
+    gpus_per_node: int = 8
+    fabric: str = "nvlink-switch"
+    inter_node_gbit_per_s: int = 3200
+
+    @property
+    def title(self) -> str:
+        """Short name; the names of the rows begin with it."""
+        return self.device.split("-", maxsplit=1)[0].upper()
+
+
+def row(number: int, case: Case, shape: Shape, measured: Measured, machine: Machine) -> dict[str, object]:
+    """A run that went well."""
+    return _inputs(number, case, shape, machine) | {
+        "step_time_s": f"{measured.step_time_s:.6g}",
+        "tokens_per_s_per_gpu": f"{measured.tokens_per_s_per_gpu:.1f}",
+        "memory_gb": f"{measured.reserved_gib:.2f}",
+        "memory_active_gb": f"{measured.active_gib:.2f}",
+        "measured": "step_time_s;tokens_per_s_per_gpu;memory_gb",
+        "outcome": "ok",
+        "notes": "; ".join(_notes(case, measured)),
+    }
+
+
+def failed(number: int, case: Case, shape: Shape, reason: str, machine: Machine) -> dict[str, object]:
+    """A run that did not: `outcome` says why."""
+    outcome = "OOM Error" if OUT_OF_MEMORY in reason else "failed"
+    return _inputs(number, case, shape, machine) | {"outcome": outcome, "notes": reason}
+
+
+def _inputs(number: int, case: Case, shape: Shape, machine: Machine) -> dict[str, object]:
+    blank: dict[str, object] = dict.fromkeys(COLUMNS, "")
+    return blank | _where(number, case, machine) | _model(case, shape) | _how(case, shape)
+
+
+def _where(number: int, case: Case, machine: Machine) -> dict[str, object]:
+    return {
+        "id": f"{machine.title}-TT-{number:04d}",
+        "source": f"steptime measurement, TorchTitan 0.2.2 on {machine.title}",
+        "cite": f"case {case.name} of calibration/steps/cases.toml",
+        "device": machine.device,
+        "gpus": case.gpus,
+        "gpus_per_node": machine.gpus_per_node,
+        "fabric": machine.fabric,
+        "inter_node_gbit_per_s": machine.inter_node_gbit_per_s,
+        "inter_node_stated": "no",
+        "stack": "torchtitan",
+        "missing_inputs": "",
+        # fp8 over weights that are bf16 themselves has no word of its own
+        "quality": "B" if case.float8 and case.dtype == "bfloat16" else "A",
+    }
+
+
+def _model(case: Case, shape: Shape) -> dict[str, object]:
+    return {
+        "model": f"Llama {shape.parameters / 1e9:.2f}B",
+        "family": "llama",
+        "layers": shape.layers,
+        "hidden": shape.hidden,
+        "ffn": shape.ffn,
+        "heads": shape.heads,
+        "kv_heads": shape.kv_heads,
+        "vocab": shape.vocab,
+        "seq_len": case.seq_len,
+    }
+
+
+def _how(case: Case, shape: Shape) -> dict[str, object]:
+    dp = case.fsdp * case.ddp
+    return {
+        "precision": case.precision,
+        "execution": "compile" if case.compile else "eager",
+        "attention": "unfused" if case.precision == "fp32" else "flash",
+        "optimizer": "AdamW",
+        "global_batch": case.global_batch,
+        "micro_batch": case.micro_batch if case.pp > 1 else case.batch,
+        "tp": case.tp,
+        "pp": case.pp,
+        "vp": 2 if case.schedule == "Interleaved1F1B" else 1,
+        "cp": case.cp,
+        "ep": 1,
+        "dp": dp,
+        "zero": 3 if case.sharded else 0,
+        "sequence_parallel": "yes" if case.tp > 1 else "no",
+        "recompute": recompute(case, shape),
+        "schedule": case.schedule if case.pp > 1 else "none",
+        "overlap": "FSDP2 prefetch" if case.sharded else "DDP, buckets of 100 MB" if case.ddp > 1 else "",
+        "task": "pretrain",
+    }
+
+
+def recompute(case: Case, shape: Shape) -> str:
+    """In the words of a job file; every Nth layer is the share of a stage's layers that it comes to."""
+    if not case.recompute.startswith("layers:"):
+        return RECOMPUTE[case.recompute]
+    return f"full:{shape.layers // case.pp // int(case.recompute.removeprefix('layers:'))}"
+
+
+def _notes(case: Case, measured: Measured) -> list[str]:
+    autocast = case.precision in ("bf16", "fp8") and not case.sharded and case.dtype == "float32"
+    notes = [
+        f"median of {measured.steps} steps, {measured.fastest_s:.5g} to {measured.slowest_s:.5g} s",
+        f"peak in use {measured.active_gib:.2f} GiB, reserved {measured.reserved_gib:.2f} GiB",
+        f"{measured.data_s * 1e3:.1f} ms of it wait for data",
+    ]
+    notes += ["torch.autocast over fp32 weights: residuals stay fp32"] if autocast else []
+    notes += [f"float8 linears, {case.float8} scales, output layer in bf16"] if case.float8 else []
+    notes += ["weights and optimizer states in bf16"] if case.dtype == "bfloat16" else []
+    notes += ["every second layer is recomputed"] if case.recompute == "layers:2" else []
+    notes += ["fp32 without TF32; attention falls back to the unfused kernel"] if case.precision == "fp32" else []
+    return notes

@@ -1,0 +1,185 @@
+import csv
+import json
+import os
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from calibration.steps import config, corpus, launch, log, run
+from calibration.steps.case import Case, parsed, shipped
+from calibration.steps.row import COLUMNS, Machine, failed, recompute, row
+from sim.rows import job_of
+from sim.validate import read_rows
+
+CASES = shipped()
+BY_NAME = {case.name: case for case in CASES.cases}
+PROFILE = Path(__file__).parents[2] / "calibration" / "profiles" / "h200-sxm" / "torch-2.11-cu130"
+ASSETS = Path("assets")
+
+
+def line(step: int, tokens_per_s: float, active: float = 30.0, reserved: float = 33.0) -> str:
+    fields = {
+        "step": step,
+        log.TOKENS: tokens_per_s,
+        log.ACTIVE: active,
+        log.RESERVED: reserved,
+        log.DATA: 0.001,
+        "loss_metrics/global_avg_loss": 8.0,
+    }
+    return log.METRICS + json.dumps(fields)
+
+
+def console(*lines: str) -> str:
+    """A rank's log, with what TorchTitan prints between the lines."""
+    return "\n".join(["[titan] 2026-01-01 00:00:00,000 - root - INFO - Training starts at step 1", *lines])
+
+
+@pytest.mark.parametrize("case", CASES.cases, ids=lambda case: case.name)
+def test_every_shipped_case_becomes_a_valid_toml_file(case: Case, tmp_path: Path) -> None:
+    path = config.written(case, ASSETS, tmp_path, steps=12)
+    document = tomllib.loads(path.read_text())
+    assert document["training"]["global_batch_size"] == case.global_batch
+    assert document["model"]["flavor"] in CASES.shapes
+    degrees = document["parallelism"]
+    shared = degrees["data_parallel_shard_degree"] * degrees["data_parallel_replicate_degree"]
+    others = (
+        degrees["tensor_parallel_degree"] * degrees["pipeline_parallel_degree"] * degrees["context_parallel_degree"]
+    )
+    assert shared * others == case.gpus
+
+
+@pytest.mark.parametrize("case", CASES.cases, ids=lambda case: case.name)
+def test_every_shipped_case_is_a_job_that_the_simulator_reads(case: Case) -> None:
+    found = failed(1, case, CASES.shapes[case.shape], "not run", Machine())
+    job = job_of({name: str(value) for name, value in found.items()})
+    assert job.layout.dp * job.layout.tp * job.layout.pp * job.layout.cp == case.gpus
+    assert job.model.parameters == pytest.approx(CASES.shapes[case.shape].parameters, rel=1e-3)
+
+
+def test_names_of_cases_are_unique() -> None:
+    assert len(BY_NAME) == len(CASES.cases)
+
+
+def test_the_cases_cover_each_parallelism_recomputation_and_data_type() -> None:
+    cases = CASES.cases
+    assert {(case.fsdp, case.ddp, case.tp, case.pp, case.cp) for case in cases if case.gpus == 2} == {
+        (2, 1, 1, 1, 1),
+        (1, 2, 1, 1, 1),
+        (1, 1, 2, 1, 1),
+        (1, 1, 1, 2, 1),
+        (1, 1, 1, 1, 2),
+    }
+    assert {case.recompute for case in cases} == {"none", "op", "layers:2", "full"}
+    assert {case.precision for case in cases} == {"bf16", "bf16-pure", "fp32", "fp8"}
+
+
+def test_tp_and_pp_without_fsdp_compute_in_fp32_unless_all_is_bf16() -> None:
+    tp = Case(name="t", shape="1b", seq_len=64, batch=1, tp=2)
+    assert tp.precision == "fp32"
+    assert replace(tp, dtype="bfloat16").precision == "bf16-pure"
+    assert replace(tp, tp=1, cp=2).precision == "bf16"
+
+
+def test_all_faults_of_a_case_file_are_told_at_once() -> None:
+    document = {
+        "shapes": {},
+        "case": [{"name": "x", "shape": "no", "seq_len": 8, "batch": 3, "micro_batch": 2, "recompute": "some"}],
+    }
+    with pytest.raises(ValueError, match=r"(?s)x: no shape 'no'.*x: batch 3.*x: recompute 'some'"):
+        parsed(document)
+
+
+def test_every_second_layer_is_half_of_the_layers_of_a_stage() -> None:
+    case = BY_NAME["one-1b-4k-bf16-layers2"]
+    assert recompute(case, CASES.shapes["1b"]) == "full:8"
+
+
+def test_the_step_time_is_the_median_of_the_steps_that_count() -> None:
+    text = console(line(1, 10.0), line(2, 100.0), line(3, 200.0), line(4, 400.0))
+    found = log.measured([text], tokens_per_gpu=1000.0, skip=1)
+    assert found.step_time_s == pytest.approx(5.0)
+    assert (found.fastest_s, found.slowest_s, found.steps) == (pytest.approx(2.5), pytest.approx(10.0), 3)
+    assert found.tokens_per_s_per_gpu == pytest.approx(200.0)
+
+
+def test_memory_is_that_of_the_fullest_rank() -> None:
+    ranks = [console(line(2, 100.0, active=10.0, reserved=12.0)), console(line(2, 100.0, active=9.0, reserved=15.0))]
+    found = log.measured(ranks, tokens_per_gpu=100.0, skip=1)
+    assert (found.active_gib, found.reserved_gib) == (10.0, 15.0)
+
+
+def test_a_line_that_was_cut_short_is_passed_over() -> None:
+    whole = line(2, 100.0)
+    assert len(log.steps(console(line(1, 100.0), whole[: len(whole) // 2]))) == 1
+
+
+def test_a_run_without_enough_steps_says_what_it_died_of() -> None:
+    died = console(line(1, 100.0), "Traceback (most recent call last):", "torch.OutOfMemoryError: CUDA out of memory.")
+    with pytest.raises(log.FailedRunError, match="CUDA out of memory"):
+        log.measured([console(line(1, 1.0)), died], tokens_per_gpu=1.0, skip=1)
+
+
+def test_out_of_memory_is_an_outcome_of_its_own() -> None:
+    case = BY_NAME["one-1b-4k"]
+    shape = CASES.shapes["1b"]
+    assert failed(1, case, shape, "torch.OutOfMemoryError: CUDA", Machine())["outcome"] == "OOM Error"
+    assert failed(1, case, shape, "RuntimeError: shapes", Machine())["outcome"] == "failed"
+
+
+def test_a_row_tells_of_autocast_and_of_what_is_recomputed() -> None:
+    found = log.measured([console(line(2, 100.0))], tokens_per_gpu=8192.0, skip=1)
+    autocast = row(1, BY_NAME["one-1b-4k"], CASES.shapes["1b"], found, Machine())
+    sharded = row(2, BY_NAME["fsdp2-1b-4k"], CASES.shapes["1b"], found, Machine())
+    assert "autocast" in str(autocast["notes"])
+    assert "autocast" not in str(sharded["notes"])
+    assert tuple(autocast) == COLUMNS
+
+
+def test_the_corpus_fills_the_longest_sequence_and_is_the_same_each_time(tmp_path: Path) -> None:
+    corpus.build(tmp_path)
+    text = (tmp_path / "text" / "data.jsonl").read_text()
+    vocabulary = json.loads((tmp_path / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
+    assert len(text.split()) > 16 * max(case.seq_len for case in CASES.cases)
+    assert set(json.loads(text.splitlines()[0])["text"].split()) <= set(vocabulary)
+    assert max(vocabulary.values()) < min(shape.vocab for shape in CASES.shapes.values())
+    assert corpus.documents(1)[:2] == corpus.documents(1)[:2]
+
+
+def test_a_measured_case_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+
+    def launched(path: Path, ranks: int, _folder: Path, _timeout_s: float) -> list[str]:
+        started.append(path.stem)
+        return [console(*(line(step, 100.0) for step in range(1, 13)))] * ranks
+
+    monkeypatch.setattr(run, "launcher", lambda _: launched)
+    arguments = ["--out", str(tmp_path), "--case", "one-1b-4k", "fsdp2-1b-4k"]
+    run.main(arguments)
+    run.main(arguments)
+    assert started == ["one-1b-4k", "fsdp2-1b-4k"]
+    with (tmp_path / "step_times.csv").open(newline="") as file:
+        assert [found["id"] for found in csv.DictReader(file)] == ["H200-TT-0002", "H200-TT-0003"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_rank_that_fails_leaves_its_reason_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(_config: Path) -> None:
+        raise RuntimeError(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} is tired")
+
+    monkeypatch.setattr(launch, "_train", train)
+    logs = launch.forked(tmp_path / "none.toml", 2, tmp_path, 20.0)
+    assert [log.cause([text]) for text in logs] == [f"RuntimeError: rank {rank} of 2 is tired" for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("found", read_rows(PROFILE / "step_times.csv"), ids=lambda found: found["id"])
+def test_a_measured_row_is_a_shipped_case_with_figures_that_agree(found: dict[str, str]) -> None:
+    case = BY_NAME[found["cite"].split()[1]]
+    shape = CASES.shapes[case.shape]
+    assert int(found["id"][-4:]) == CASES.cases.index(case) + 1
+    tokens = float(found["tokens_per_s_per_gpu"]) * int(found["gpus"]) * float(found["step_time_s"])
+    assert tokens == pytest.approx(case.global_batch * case.seq_len, rel=1e-3)
+    flops_per_s = 6 * shape.parameters * tokens / float(found["step_time_s"]) / case.gpus
+    assert flops_per_s < 1.98e15
+    assert 0.0 < float(found["memory_active_gb"]) <= float(found["memory_gb"]) < 139.8
