@@ -2,21 +2,25 @@
 
 from typing import Any
 
-from calibration.cost.physics import Physics
+import numpy as np
+
+from calibration.cost import power
 from calibration.cost.rates import hbm_bytes_per_s, peak_flops_per_s
 from hardware.descriptor import DescriptorError
 from hardware.types import Device
 from sim.pricing_table import priced
+from sim.profiles import cost_model
 from workloads.ops import Gemm
 
 
 def gemm_document(op: Gemm, device: Device) -> dict[str, Any]:
     """One GEMM, in a short benchmark and in a long run; an unsupported dtype raises DescriptorError."""
     try:
-        burst, sustained = (priced([op], Physics(sustained=long), device)[0] for long in (False, True))
+        burst, sustained = (priced([op], cost_model(device, sustained=long), device)[0] for long in (False, True))
     except ValueError as error:
         raise DescriptorError("--dtype", [str(error)]) from error
     peak = peak_flops_per_s(device, op.dtype)
+    watts = float(power.watts(power.draws([op], np.array([burst.seconds]), device), device)[0])
     compute_s, memory_s = op.flops / peak, op.bytes / hbm_bytes_per_s(device)
     return {
         "device": device.name,
@@ -36,4 +40,6 @@ def gemm_document(op: Gemm, device: Device) -> dict[str, Any]:
         "sustained_s": sustained.seconds,
         "sustained_flops_per_s": op.flops / sustained.seconds,
         "sustained_peak_share": compute_s / sustained.seconds,
+        "sustained_w": watts,
+        "sustained_j": watts * sustained.seconds,
     }

@@ -6,6 +6,7 @@ loop of GEMMs alone.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,21 @@ from workloads.graph import COMPUTE, Program, Segment
 from workloads.ops import ComputeOp, Op
 
 
-def clock(program: Program, times: Mapping[int, BlockTime], prices: Mapping[Op, Price], device: Device) -> float:
-    """Clock of the step relative to full; pipeline bubbles are not counted as rest."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What a step asks of a GPU.
+
+    Args:
+        clock: of the step, relative to full.
+        watts: mean power of the board while its rank computes or communicates.
+    """
+
+    clock: float
+    watts: float
+
+
+def load_of(program: Program, times: Mapping[int, BlockTime], prices: Mapping[Op, Price], device: Device) -> Load:
+    """The load of a program; pipeline bubbles are not counted as rest."""
     seconds: dict[ComputeOp, float] = {}
     total = 0.0
     runs = np.bincount([task.op for task in program.tasks], minlength=len(program.ops)).tolist()
@@ -36,7 +50,8 @@ def clock(program: Program, times: Mapping[int, BlockTime], prices: Mapping[Op, 
     ops = list(seconds)
     drawn = power.draws(ops, np.array([prices[op].seconds for op in ops]), device)
     above = float(np.dot(drawn - power.STATIC_DRAW, np.array(list(seconds.values()))))
-    return float(power.clock(np.array(power.STATIC_DRAW + above / total), device))
+    draw = np.array(power.STATIC_DRAW + above / total)
+    return Load(clock=float(power.clock(draw, device)), watts=float(power.watts(draw, device)))
 
 
 def slowed(prices: Mapping[Op, Price], device: Device, at: float) -> dict[Op, Price]:

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from calibration.cost.model import CostModel
-from calibration.cost.physics import Physics
 from hardware import catalog
 from hardware.descriptor import DescriptorError
 from hardware.types import Cluster, Device
 from sim import collectives
+from sim.profiles import cost_model
 from sim.result import NINETY_PERCENT
 from sim.table_rows import Row, SkippedError, compute_op, count, family, ops, read_table
 from workloads.errors import unknown
@@ -89,12 +89,15 @@ class Machines:
 
 
 def price_table(path: Path, machines: Machines, *, sustained: bool = False) -> PricedTable:
-    """Price every row of a CSV file; raises DescriptorError with all faults of the table or the names."""
+    """Price every row of a CSV file; raises DescriptorError with all faults of the table or the names.
+
+    Prices are those of the device's profile where there is one. A row with `mode` sustained is priced in a long run.
+    """
     _check_names(machines)
     needed = ("op",) if machines.device else ("op", "device")
     columns, rows = read_table(path, needed)
     named = [row | {"device": machines.device or row["device"]} for row in rows]
-    outcomes = _outcomes(named, machines.cluster, Physics(sustained=sustained))
+    outcomes = _outcomes(named, machines.cluster, sustained=sustained)
     kept = [row | _cells(outcome) for row, outcome in zip(named, outcomes, strict=True)]
     return PricedTable(columns=tuple(dict.fromkeys((*columns, "device", *ADDED))), rows=kept)
 
@@ -127,14 +130,14 @@ def _statistics(errors: Sequence[float]) -> dict[str, Any]:
     return {"n": len(errors), "median": median(sizes), "mean": fmean(sizes), "bias": fmean(errors)}
 
 
-def _outcomes(rows: Sequence[Row], cluster: str, cost_model: CostModel) -> list[Outcome]:
+def _outcomes(rows: Sequence[Row], cluster: str, *, sustained: bool) -> list[Outcome]:
     """Of every row, in order; ops that share a device and a data type are priced in one call."""
     outcomes: list[Outcome] = [""] * len(rows)
     batches: dict[tuple[object, ...], list[tuple[int, Any]]] = {}
     calls: dict[tuple[object, ...], Callable[[list[Any]], list[Pricing]]] = {}
     for index, row in enumerate(rows):
         try:
-            key, op, call = _request(row, cluster, cost_model)
+            key, op, call = _request(row, cluster, sustained=sustained or row.get("mode") == "sustained")
             batches.setdefault(key, []).append((index, op))
             calls.setdefault(key, call)
         except SkippedError as error:
@@ -155,7 +158,7 @@ def _tried(call: Callable[[list[Any]], list[Pricing]], batch: list[Any]) -> Sequ
 Request = tuple[tuple[object, ...], ComputeOp | CommunicationOp, Callable[[list[Any]], list[Pricing]]]
 
 
-def _request(row: Row, cluster: str, cost_model: CostModel) -> Request:
+def _request(row: Row, cluster: str, *, sustained: bool) -> Request:
     """(what it can be priced together with, the op, how to price such ops); raises SkippedError."""
     device, kind = _device(row["device"]), family(row["op"])
     if not kind:
@@ -166,13 +169,13 @@ def _request(row: Row, cluster: str, cost_model: CostModel) -> Request:
             raise SkippedError(f"{machine.name} has {machine.device.name}, not {device.name}")
         return (machine.name, machine.nodes), _message(row, machine), lambda batch: _messages(batch, machine)
     op = compute_op(row)
-    key = (device.name, kind, op.dtype, getattr(op, "out_dtype", ""), getattr(op, "kernel", ""))
-    return key, op, lambda batch: priced(batch, cost_model, device)
+    key = (device.name, sustained, kind, op.dtype, getattr(op, "out_dtype", ""), getattr(op, "kernel", ""))
+    return key, op, lambda batch: priced(batch, cost_model(device, sustained=sustained), device)
 
 
-def priced(batch: Sequence[ComputeOp], cost_model: CostModel, device: Device) -> list[Pricing]:
+def priced(batch: Sequence[ComputeOp], model: CostModel, device: Device) -> list[Pricing]:
     """What each op of a batch costs on a device; an unsupported data type raises ValueError."""
-    return _pricings(*cost_model.price(batch, device))
+    return _pricings(*model.price(batch, device))
 
 
 def _messages(batch: list[CommunicationOp], machine: Cluster) -> list[Pricing]:

@@ -10,10 +10,12 @@ from functools import cached_property
 
 import numpy as np
 
+from calibration.cost import power
 from sim.blocks import BlockTime
 from sim.breakdown import breakdown
 from sim.engine import Timeline
 from sim.job import Job
+from sim.load import Load
 from sim.memory import Memory
 from sim.price import Price
 from workloads.graph import Message, Program, Segment, streams
@@ -34,7 +36,7 @@ class Result:
     times: Mapping[int, BlockTime]
     op_seconds: Sequence[float]
     timeline: Timeline
-    clock: float  # of the GPU under this load, relative to full
+    load: Load
     memory: Memory
 
     @cached_property
@@ -88,6 +90,18 @@ class Result:
     def bubble(self) -> float:
         """Share of the step in which a rank waits for other stages."""
         return self.breakdown.get("bubble", 0.0) / self.step_s
+
+    @property
+    def power_w(self) -> float:
+        """Mean power of one GPU board over the step: of its load, and of waiting in bubbles and for the host."""
+        device = self.job.cluster.device
+        waiting = (self.breakdown.get("bubble", 0.0) + self.breakdown.get("host", 0.0)) / self.step_s
+        return (1.0 - waiting) * self.load.watts + waiting * float(power.watts(np.array(power.STATIC_DRAW), device))
+
+    @property
+    def energy_j(self) -> float:
+        """Of all GPU boards in one step; hosts, switches and cooling are not counted."""
+        return self.power_w * self.step_s * self.job.gpus
 
     @property
     def exposed_s(self) -> dict[str, float]:

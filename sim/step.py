@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 
 from calibration.cost.model import CostModel
-from sim import load, profiles
+from sim import profiles
 from sim.blocks import BlockTime, play_block, segment_s
 from sim.engine import play
 from sim.job import Job
+from sim.load import load_of, slowed
 from sim.memory import peak_memory
 from sim.price import Price, price
 from sim.result import Result
@@ -31,9 +32,9 @@ def simulate(job: Job, cost_model: CostModel | None = None) -> Result:
     program = build(shard)
     prices = price(leaf_ops(program), job.cluster, cost_model or profiles.cost_model(job.cluster.device))
     times = block_times(job, program, prices)
-    clock = load.clock(program, times, prices, job.cluster.device)
-    if clock < 1.0:
-        prices = load.slowed(prices, job.cluster.device, clock)
+    load = load_of(program, times, prices, job.cluster.device)
+    if load.clock < 1.0:
+        prices = slowed(prices, job.cluster.device, load.clock)
         times = block_times(job, program, prices)
     op_seconds = [_seconds(op, times, prices) for op in program.ops]
     timeline = play(
@@ -49,7 +50,7 @@ def simulate(job: Job, cost_model: CostModel | None = None) -> Result:
         times=times,
         op_seconds=op_seconds,
         timeline=timeline,
-        clock=clock,
+        load=load,
         memory=peak_memory(shard, job.cluster.device.memory_bytes),
     )
 

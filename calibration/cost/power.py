@@ -6,22 +6,34 @@ import numpy as np
 
 from calibration.cost.rates import Floats, hbm_bytes_per_s, main_loop_share, peak_flops_per_s, power_clock
 from hardware.types import Device
-from workloads.ops import Attention, ComputeOp, Gemm
+from workloads.ops import Attention, ComputeOp, Gemm, Pointwise
 
-# Power at full clock over the power limit of the reference part: of a GPU that waits, and what streaming from memory at
-# the full rate adds. On an H200 of 700 W a copy drew 577 W, FlashAttention-2 at 0.36 of the tensor peak just held its
-# clock; in long runs cuDNN attention at 0.70 of it ran 0.86 and GEMMs at 0.80 ran 0.84 times as fast as in a burst.
+# Power at full clock over the power limit of the reference part: of a GPU that waits, and what a kernel adds that keeps
+# its units busy: memory-bound ones, fp32 on the vector units, the exponentials of attention. In long runs on an H200 of
+# 700 W copies drew 577 to 629 W, softmax 583 W, fp32 GEMMs 700 W, all at full clock; FlashAttention-2 at 0.36 of the
+# tensor peak just held it; cuDNN attention at 0.70 ran 0.86 and GEMMs at 0.80 ran 0.84 times as fast as in a burst.
 STATIC_DRAW = 0.35
-MEMORY_DRAW = 0.45
+MEMORY_DRAW = 0.5
+VECTOR_DRAW = 0.65
+EXPONENTIAL_DRAW = 0.12
 
 
 def draws(ops: Sequence[ComputeOp], seconds: Floats, device: Device) -> Floats:
     """Power of each op at full clock, relative to the limit of the architecture's reference part."""
     spent = np.maximum(seconds, np.finfo(np.float64).tiny)  # a made-up price may be zero
     tensor = np.minimum(np.array([_tensor_use(op, device) for op in ops]) / spent, 1.0)
-    memory = np.array([op.bytes for op in ops]) / (hbm_bytes_per_s(device) * spent)
-    drawn: Floats = STATIC_DRAW + tensor_draw(device) * tensor + MEMORY_DRAW * np.minimum(memory, 1.0)
+    memory = np.minimum(np.array([op.bytes for op in ops]) / (hbm_bytes_per_s(device) * spent), 1.0)
+    memory = np.where([isinstance(op, Pointwise) for op in ops], 1.0, memory)
+    others = np.array([_other_draw(op, device) for op in ops])
+    drawn: Floats = STATIC_DRAW + tensor_draw(device) * tensor + MEMORY_DRAW * memory + others
     return drawn
+
+
+def watts(draw: Floats, device: Device) -> Floats:
+    """Power of the board at the clock that it leaves, the limit at most."""
+    reference_w = device.power_limit_w / power_clock(device) ** 2
+    power: Floats = draw * clock(draw, device) ** 2 * reference_w
+    return power
 
 
 def tensor_draw(device: Device) -> float:
@@ -34,6 +46,12 @@ def clock(draw: Floats, device: Device) -> Floats:
     """Clock at the power limit relative to full: power goes about as the square of the clock near the limit."""
     clocks: Floats = np.minimum(power_clock(device) / np.sqrt(draw), 1.0)
     return clocks
+
+
+def _other_draw(op: ComputeOp, device: Device) -> float:
+    if isinstance(op, Attention):
+        return EXPONENTIAL_DRAW
+    return VECTOR_DRAW if isinstance(op, Gemm) and op.dtype not in device.tensor_flops_per_s else 0.0
 
 
 def _tensor_use(op: ComputeOp, device: Device) -> float:

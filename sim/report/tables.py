@@ -171,6 +171,7 @@ def gemm_table(document: Row) -> Iterator[RenderableType]:
     compute, memory = (units.seconds(document[f"{what}_bound_s"]) for what in ("compute", "memory"))
     bounds = f"{compute} at peak rate, {memory} of memory traffic"
     yield Text(f"90 % interval {low} to {high}; bound by {document['bound_by']} ({bounds})")
+    yield Text(f"long run: {document['sustained_w']:,.0f} W, {document['sustained_j']:.3g} J each")
 
 
 def evaluation_table(rows: Sequence[Row]) -> Table:

@@ -142,6 +142,11 @@ def _figures(result: Result) -> RenderableType:
             units.percent(result.mfu),
             f"of {peak}; {units.percent(result.hfu)} with recomputed work (HFU)",
         ),
+        (
+            "Power",
+            f"{result.power_w:,.0f} W",
+            f"of a GPU, at {units.percent(result.load.clock)} of its clock; {result.energy_j / 3.6e6:,.3g} kWh a step",
+        ),
         ("Memory", units.gib(used), Text.assemble(f"of {units.gib(memory.capacity)}; ", fits)),
     ]
     for name, value, words in rows:
