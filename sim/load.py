@@ -15,7 +15,7 @@ from calibration.cost import power
 from calibration.cost.physics import Physics
 from hardware.types import Device
 from sim.blocks import BlockTime, segment_s
-from sim.price import Price
+from sim.price import Price, on_device
 from workloads.graph import COMPUTE, Program, Segment
 from workloads.ops import ComputeOp, Op
 
@@ -65,4 +65,4 @@ def slowed(prices: Mapping[Op, Price], device: Device, at: float) -> dict[Op, Pr
 
 
 def _seconds(ops: Sequence[ComputeOp], device: Device, at: float) -> NDArray[np.float64]:
-    return Physics(clock=at).price(ops, device).seconds
+    return Physics(clock=at).price([on_device(device, op) for op in ops], device).seconds

@@ -26,11 +26,11 @@ def price(ops: Sequence[Op], cluster: Cluster, cost_model: CostModel) -> dict[Op
     computation = [op for op in ops if not isinstance(op, Collective | Transfer)]
     seconds, spread = collectives.seconds(messages, cluster)
     prices = dict(zip(messages, _prices(seconds, spread), strict=True))
-    computed = cost_model.price([_on(cluster.device, op) for op in computation], cluster.device)
+    computed = cost_model.price([on_device(cluster.device, op) for op in computation], cluster.device)
     return prices | dict(zip(computation, _prices(computed.seconds, computed.spread), strict=True))
 
 
-def _on(device: Device, op: ComputeOp) -> ComputeOp:
+def on_device(device: Device, op: ComputeOp) -> ComputeOp:
     """A stack's fused attention that the device has not is the vendor's usual one there."""
     if isinstance(op, Attention) and op.kernel not in device.architecture.attention_share:
         return replace(op, kernel="flash")

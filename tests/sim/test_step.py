@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from hardware import catalog
 from hardware.types import Cluster
 from sim.catalog import stack
 from sim.job import Job
@@ -12,6 +13,7 @@ from sim.step import compute_rate, simulate
 from tests.conftest import GPT, LLAMA, SIMPLE, Priced, changed, cluster, make_job
 from workloads.errors import WorkloadError
 from workloads.graph import blocks, leaf_ops
+from workloads.layout import Layout, Training
 from workloads.ops import Gemm, Transfer
 from workloads.stack import Host
 
@@ -238,3 +240,20 @@ def test_blocking_launches_take_longer(name):
     on = stack(name)
     blocking = changed(on, host={"blocking": True})
     assert step_s(make_job(LLAMA, on=blocking, dp=2)) >= step_s(make_job(LLAMA, on=replace(on, host=QUIET), dp=2))
+
+
+@pytest.mark.parametrize("name", catalog.clusters())
+def test_a_stack_runs_on_every_machine_that_has_its_data_type(name: str):
+    """Also where the vendor has another attention kernel than the stack names, and at a lowered clock."""
+    machine = catalog.cluster(name, 1)
+    dtype = "bf16" if "bf16" in machine.device.tensor_flops_per_s else "fp16"
+    job = Job(
+        model=replace(GPT, hidden=4096, heads=32, kv_heads=32, head_dim=128, ffn=16384),
+        cluster=machine,
+        training=Training(seq_len=2048, global_batch=machine.gpus, precision=dtype),
+        layout=Layout(dp=machine.gpus, zero=3 if machine.gpus > 1 else 0),
+        stack=stack("torchtitan"),
+    )
+    result = simulate(job)
+    assert 0.0 < result.load.clock <= 1.0
+    assert 0.0 < result.power_w <= machine.device.power_limit_w
