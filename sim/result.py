@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from calibration.cost import power
+from calibration.cost.model import CostModel
 from sim.blocks import BlockTime
 from sim.breakdown import breakdown
 from sim.engine import Timeline
@@ -18,9 +19,10 @@ from sim.job import Job
 from sim.load import Load
 from sim.memory import Memory
 from sim.price import Price
+from sim.profiles import measured
 from workloads.graph import Message, Program, Segment, streams
 from workloads.model import step_model_flops
-from workloads.ops import Attention, Gemm, Op
+from workloads.ops import Attention, ComputeOp, Gemm, Op
 
 # Width of the 90 % interval of a normal distribution, in standard deviations to each side.
 NINETY_PERCENT = 1.645
@@ -37,6 +39,7 @@ class Result:
     op_seconds: Sequence[float]
     timeline: Timeline
     load: Load
+    cost_model: CostModel
     memory: Memory
 
     @cached_property
@@ -90,6 +93,13 @@ class Result:
     def bubble(self) -> float:
         """Share of the step in which a rank waits for other stages."""
         return self.breakdown.get("bubble", 0.0) / self.step_s
+
+    @cached_property
+    def measured_share(self) -> float:
+        """Of the time of kernels, priced from measurements on the device; the rest is extrapolated by physics."""
+        seconds = {op: s for op, s in self._work_seconds().items() if isinstance(op, ComputeOp)}
+        covered = measured(self.cost_model, list(seconds), self.job.cluster.device)
+        return float(np.dot(covered, list(seconds.values()))) / sum(seconds.values())
 
     @property
     def power_w(self) -> float:

@@ -30,7 +30,8 @@ def simulate(job: Job, cost_model: CostModel | None = None) -> Result:
     """
     shard = job.shard()
     program = build(shard)
-    prices = price(leaf_ops(program), job.cluster, cost_model or profiles.cost_model(job.cluster.device))
+    model = cost_model or profiles.cost_model(job.cluster.device)
+    prices = price(leaf_ops(program), job.cluster, model)
     times = block_times(job, program, prices)
     load = load_of(program, times, prices, job.cluster.device)
     if load.clock < 1.0:
@@ -51,6 +52,7 @@ def simulate(job: Job, cost_model: CostModel | None = None) -> Result:
         op_seconds=op_seconds,
         timeline=timeline,
         load=load,
+        cost_model=model,
         memory=peak_memory(shard, job.cluster.device.memory_bytes),
     )
 

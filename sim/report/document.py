@@ -6,6 +6,7 @@ from typing import Any
 
 from sim.jobfile import resolved
 from sim.memory import Memory
+from sim.profiles import origin
 from sim.result import Result
 
 
@@ -21,6 +22,8 @@ def run_document(result: Result) -> dict[str, Any]:
         "mfu": result.mfu,
         "hfu": result.hfu,
         "model_flops": result.model_flops,
+        "prices": origin(result.cost_model),
+        "measured_share": result.measured_share,
         "clock": result.load.clock,
         "power_w": result.power_w,
         "energy_j": result.energy_j,

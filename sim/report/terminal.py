@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sim.profiles import origin
 from sim.report import units
 from sim.report.document import memory_components
 from sim.report.hints import hints
@@ -142,6 +143,7 @@ def _figures(result: Result) -> RenderableType:
             units.percent(result.mfu),
             f"of {peak}; {units.percent(result.hfu)} with recomputed work (HFU)",
         ),
+        ("Prices", *_origin(result)),
         (
             "Power",
             f"{result.power_w:,.0f} W",
@@ -152,6 +154,13 @@ def _figures(result: Result) -> RenderableType:
     for name, value, words in rows:
         grid.add_row(Text(name, "dim"), Text(value, "bold"), words)
     return Padding(grid, (1, 0, 0, 0))
+
+
+def _origin(result: Result) -> tuple[str, str]:
+    """How much of the prices is measured, and where they come from."""
+    if not result.measured_share:
+        return "physics", f"from {origin(result.cost_model)}: no profile of this device"
+    return units.percent(result.measured_share), f"of kernel time measured: {origin(result.cost_model)}; else physics"
 
 
 def _breakdown(result: Result) -> RenderableType:
