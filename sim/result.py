@@ -134,13 +134,13 @@ class Result:
         """Standard deviation of log(measured / predicted) of the step.
 
         Errors of one kind of work go together (a GEMM model that is slow is slow everywhere), those of
-        different kinds do not.
+        different kinds do not. What the description of the stack leaves out is added, as sure as the stack says.
         """
         kinds: dict[str, float] = {}
         for op, seconds in self._work_seconds().items():
             kind = type(op).__name__
             kinds[kind] = kinds.get(kind, 0.0) + seconds * self.prices[op].spread
-        return math.hypot(*kinds.values()) / self.step_s
+        return math.hypot(math.hypot(*kinds.values()) / self.step_s, self.job.stack.spread)
 
     @property
     def interval_s(self) -> tuple[float, float]:

@@ -125,6 +125,7 @@ class Stack:
     host: Host
     data: Data = field(default_factory=Data)
     compiled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    spread: Annotated[float, Ge(0)] = 0.08  # of log(measured / predicted) for what this description leaves out
     sequence_parallel: bool = False  # whether tp > 1 brings it by default
     dropout: bool = True  # whether GPT and BERT models are trained with it
     parallel_loss: bool = True  # the loss works on logits split over tp; otherwise they are gathered first
