@@ -1,7 +1,6 @@
 """GEMM: tile and wave quantisation over tensor, L2 and memory rooflines (docs/models/kernels.md)."""
 
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -104,36 +103,45 @@ def _aligned(ops: Sequence[Gemm]) -> Sequence[bool]:
 
 def _clocked_s(problems: Problems, device: Device, clock: Floats) -> Floats:
     """As a benchmark sees it, long GEMMs part of the way to the clock of a long run; then slowed to `clock`."""
-    full_s = _best_s(problems, device, np.array(1.0))
-    slow_s = _best_s(problems, device, np.array(1 / sustained_clock(device)))
+    stretches = [np.array(1.0), np.array(1 / sustained_clock(device))]
+    if (clock == 1.0).all():
+        full_s, slow_s = _best_s(problems, device, stretches)
+        clocked_s = full_s
+    else:
+        full_s, slow_s, clocked_s = _best_s(problems, device, [*stretches, 1 / clock])
     throttled_share = full_s / (full_s + device.architecture.throttle_s)
     benchmark_s = full_s + throttled_share * (slow_s - full_s)
-    if (clock == 1.0).all():
-        return benchmark_s
-    slowed_s: Floats = np.maximum(benchmark_s, benchmark_s * (_best_s(problems, device, 1 / clock) / full_s))
+    slowed_s: Floats = np.maximum(benchmark_s, benchmark_s * (clocked_s / full_s))
     return slowed_s
 
 
-def _best_s(problems: Problems, device: Device, stretch: Floats) -> Floats:
-    """Over tiles and splits; the vendor's heuristics choose nearly as well."""
-    best = np.full_like(problems.m, np.inf)
-    for (tile_m, tile_n), split in product(device.architecture.tiles, SPLITS):
-        best = np.minimum(best, _choice_s(problems, device, Choice(tile_m, tile_n, split), stretch))
+def _best_s(problems: Problems, device: Device, stretches: Sequence[Floats]) -> list[Floats]:
+    """Over tiles and splits, for each stretch of the tensor cores' time; vendors' heuristics choose nearly as well."""
+    best = [np.full_like(problems.m, np.inf) for _ in stretches]
+    for tile_m, tile_n in device.architecture.tiles:
+        tiles = problems.batch * np.ceil(problems.m / tile_m) * np.ceil(problems.n / tile_n)
+        memory_s = _memory_bytes(problems, device, (tile_m, tile_n), tiles) / hbm_bytes_per_s(device)
+        for split in SPLITS:
+            found = _choice_s(problems, device, Choice(tile_m, tile_n, split), tiles, memory_s, stretches)
+            for one, seconds in zip(best, found, strict=True):
+                np.minimum(one, seconds, out=one)
     return best
 
 
-def _choice_s(p: Problems, device: Device, choice: Choice, stretch: Floats) -> Floats:
-    """Seconds with one tile and split, the tensor cores `stretch` times slower than at full clock."""
+def _choice_s(
+    p: Problems, device: Device, choice: Choice, tiles: Floats, memory_s: Floats, stretches: Sequence[Floats]
+) -> Iterator[Floats]:
+    """Seconds with one tile and split, for each stretch."""
     architecture = device.architecture
-    tiles = p.batch * np.ceil(p.m / choice.tile_m) * np.ceil(p.n / choice.tile_n)
     waves = _waves(tiles * choice.split / device.sm_count, architecture.tail_share)
-    main_s = waves * _tile_s(p, device, choice, stretch)
-    memory_s = _memory_bytes(p, device, choice, tiles) / hbm_bytes_per_s(device)
-    seconds: Floats = architecture.kernel_s + overlapped(main_s, memory_s)
+    fixed_s: Floats | float = architecture.kernel_s
     if choice.split > 1:
         partial_bytes = 2 * 4.0 * choice.split * p.batch * p.m * p.n  # fp32 sums, written and read in L2
-        seconds += architecture.split_s + partial_bytes / (l2_bytes_per_s(device) * device.sm_count)
-    return seconds
+        fixed_s = fixed_s + architecture.split_s + partial_bytes / (l2_bytes_per_s(device) * device.sm_count)
+    tensor_s, load_s = _tile_parts(p, device, choice)
+    for stretch in stretches:
+        tile_s = architecture.cta_s + overlapped(tensor_s * stretch, load_s)
+        yield fixed_s + overlapped(waves * tile_s, memory_s)
 
 
 def _waves(filled: Floats, tail_share: float) -> Floats:
@@ -142,23 +150,22 @@ def _waves(filled: Floats, tail_share: float) -> Floats:
     return waves
 
 
-def _tile_s(p: Problems, device: Device, choice: Choice, stretch: Floats) -> Floats:
-    """One output tile on one SM: multiply while loading operands from L2, between prologue and epilogue."""
+def _tile_parts(p: Problems, device: Device, choice: Choice) -> tuple[Floats, Floats]:
+    """Of one output tile on one SM: seconds to multiply, and to load the operands from L2 meanwhile."""
     tile_m, tile_n, split = choice
     k = np.ceil(p.k / split)
-    tensor_s = 2.0 * tile_m * tile_n * k * device.sm_count / p.flops_per_s * stretch
+    tensor_s = 2.0 * tile_m * tile_n * k * device.sm_count / p.flops_per_s
     loaded_bytes = (np.minimum(tile_m, p.m) + np.minimum(tile_n, p.n)) * k * p.element_bytes
-    tile_s: Floats = device.architecture.cta_s + overlapped(tensor_s, loaded_bytes / l2_bytes_per_s(device))
-    return tile_s
+    return tensor_s, loaded_bytes / l2_bytes_per_s(device)
 
 
-def _memory_bytes(p: Problems, device: Device, choice: Choice, tiles: Floats) -> Floats:
+def _memory_bytes(p: Problems, device: Device, tile: tuple[int, int], tiles: Floats) -> Floats:
     """Over HBM: tiles that run together form about a square and share operands through L2.
 
     An operand is read again for each further square beside the first, unless it stays in L2.
     """
     together = np.minimum(tiles, device.sm_count)
-    side = np.sqrt(together * choice.tile_m * choice.tile_n)
+    side = np.sqrt(together * tile[0] * tile[1])
     a_again = np.maximum(p.n / side - 1, 0.0) * _evicted_share(p.a_bytes, device)
     b_again = np.maximum(p.m / side - 1, 0.0) * _evicted_share(p.b_bytes, device)
     memory_bytes: Floats = p.batch * (p.a_bytes * (1 + a_again) + p.b_bytes * (1 + b_again) + p.c_bytes)

@@ -48,7 +48,7 @@ def gemm_rows(device: Device, count: int, seed: int, noise: float = 0.02) -> lis
 
 @pytest.fixture(scope="module")
 def profile(device: Device) -> Profile:
-    return fit(gemm_rows(device, 400, seed=1), device, grids=QUICK)
+    return fit(gemm_rows(device, 800, seed=1), device, grids=QUICK)
 
 
 @pytest.fixture
