@@ -59,6 +59,28 @@ def import_files(
 
 
 @app.command()
+def topology(
+    file: Annotated[Path, typer.Argument(help="nvidia-smi topo -m, rocm-smi --showtopo, or NCCL's topology XML.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The cluster file to write, a TOML file.")],
+    device: Annotated[str, typer.Option(help="The GPUs, a device of the catalogue.")],
+    nics: Annotated[int | None, typer.Option(min=1, help="Adapters for training, if not all that are there.")] = None,
+    nic_gbit_per_s: Annotated[float | None, typer.Option(min=0.1, help="Of each adapter, in Gb/s.")] = None,
+    network: Annotated[str, typer.Option(help="Fabric between nodes, a name of the catalogue.")] = "infiniband",
+) -> None:
+    """Turn what a machine says of its links into a cluster file for job files."""
+    from calibration.readers import cluster_toml, read_topology
+    from hardware import catalog
+    from sim.report.files import write_text
+
+    with bad_input():
+        machine = catalog.device(device)
+        catalog.fabric(network)
+        found = read_topology(file)
+        text = cluster_toml(found, machine, name=out.stem, nics=nics, nic_gb_per_s=nic_gbit_per_s, scale_out=network)
+        write_text(out, text)
+
+
+@app.command()
 def fit(table: TablePath, device: DeviceName = "", out: Out = None) -> None:
     """Learn the correction over physics from a table of measurements, as a profile that `run` uses by itself."""
     from calibration import profile as profiles

@@ -59,7 +59,7 @@ def test_every_option_on_a_command_line_exists(page: Path):
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for name, rest in re.findall(r"^ {4}steptime ([a-z]+) (.*)$", page.read_text("utf-8"), re.MULTILINE):
         known = {option for parameter in commands[name].params for option in parameter.opts}
-        assert set(re.findall(r"(?<= )--[a-z]+", f" {rest}")) <= known
+        assert set(re.findall(r"(?<= )--[a-z-]+", f" {rest}")) <= known
 
 
 @every_page
