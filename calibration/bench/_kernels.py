@@ -27,7 +27,7 @@ class Call(NamedTuple):
 
 # Kernels with a sum over rows.
 STATIC = (
-    *(("rms_norm", "bwd"), ("bias_gelu", "bwd"), ("bias_dropout_add", "bwd"), ("cross_entropy", "fwd")),
+    *(("rms_norm_compiled", "bwd"), ("bias_gelu", "bwd"), ("bias_dropout_add", "bwd"), ("cross_entropy", "fwd")),
     *(("cross_entropy", "bwd"), ("quantize_fp8", "fwd"), ("quantize_fp8_transpose", "fwd")),
 )
 
@@ -288,7 +288,7 @@ FUSED: Mapping[str, Maker] = {
     "bias_gelu": _plain(bias_gelu, "xw"),
     "dropout_add": _plain(dropout_add, "xx"),
     "bias_dropout_add": _plain(bias_dropout_add, "xwx"),
-    "rms_norm": _plain(rms_norm_eager, "xw"),
+    "rms_norm_compiled": _plain(rms_norm_eager, "xw"),
     "rope": _rope,
     "scale_mask_softmax": _scale_mask_softmax,
     "cross_entropy": _loss(cross_entropy_torch),

@@ -14,7 +14,7 @@ RANKS = 1
 
 ONE_WAY = ("quantize_fp8", "quantize_fp8_transpose")
 KERNELS = (
-    *("swiglu", "rms_norm", "rope", "cross_entropy", "swiglu", "bias_gelu", "squared_relu", "rope"),
+    *("swiglu", "rms_norm_compiled", "rope", "cross_entropy", "swiglu", "bias_gelu", "squared_relu", "rope"),
     *("dropout_add", "geglu", "bias_dropout_add", "scale_mask_softmax", *ONE_WAY),
 )
 # A kernel is compiled once for each number of columns, so there are few.
