@@ -21,9 +21,6 @@ class Work(NamedTuple):
 
     It waits for all work before it in the block, apart from asynchronous work, which only `waits` (by
     name) and the end of its piece wait for.
-
-    Args:
-        phase: what the time is spent on, for the breakdown: forward, recompute, backward, ...
     """
 
     op: Op
@@ -35,7 +32,11 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Block:
-    """Kernels that always run together, as pieces: the work of a piece ends before the next one starts."""
+    """Kernels that always run together, as pieces: the work of a piece ends before the next one starts.
+
+    Args:
+        phase: what the time is spent on, for the breakdown: forward, recompute, backward, ...
+    """
 
     name: str
     phase: str

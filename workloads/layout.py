@@ -9,7 +9,6 @@ from workloads.model import Model
 from workloads.precision import PRECISIONS
 from workloads.schedules import known, schedule, schedules
 
-Zero = Literal[0, 1, 2, 3]
 ContextMode = Literal["ring", "all_gather"]
 RECOMPUTE = ("none", "selective", "selective-op", "selective-op-alternate", "full", "full:N")
 OPTIMIZERS = ("adam", "adamw", "sgd")

@@ -40,6 +40,11 @@ class Passes:
         return self.blocks.shard.layout.zero
 
     @property
+    def gathers_each_pass(self) -> bool:
+        """Whether ZeRO 3 gathers the parameters of every pass anew."""
+        return self.layout_zero == 3 and self.blocks.shard.layout.shards > 1
+
+    @property
     def overlaps_gradients(self) -> bool:
         """Whether gradients are reduced beside the backward pass."""
         shard = self.blocks.shard
@@ -55,7 +60,7 @@ class Passes:
 
     def _forward(self, slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:
         units = self.units[slot.chunk]
-        if self.layout_zero == 3 and self.blocks.shard.layout.shards > 1:
+        if self.gathers_each_pass:
             return self._sharded(units, slot, after, reduces=False)
         if self.gathers_ahead and slot.micro_batch == 0:
             gathered = [self._gather(unit, (), slot) for unit in units]
@@ -66,7 +71,7 @@ class Passes:
 
     def _backward(self, slot: Slot, after: tuple[int, ...], *, last: bool) -> tuple[int, ...]:
         units = self.units[slot.chunk][::-1]
-        if self.layout_zero == 3 and self.blocks.shard.layout.shards > 1:
+        if self.gathers_each_pass:
             return self._sharded(units, slot, after, reduces=True)
         if self.overlaps_gradients and (last or self.layout_zero == 2):
             for unit in units:
@@ -143,7 +148,9 @@ class _Unit:
             layers = range(start, min(start + size, chunk.layers))
             again = len([layer for layer in layers if layer < chunk.recomputed])
             key = (len(layers), start == 0, layers.stop == chunk.layers, again)
-            units.append(made.setdefault(key, cls(blocks, chunk, layers)))
+            if key not in made:
+                made[key] = cls(blocks, chunk, layers)
+            units.append(made[key])
         return units
 
 
