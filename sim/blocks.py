@@ -30,22 +30,37 @@ class BlockTime:
     timeline: Timeline
 
 
-def play_block(block: Block, prices: Mapping[Op, float], host: Host, execution: str, compute_rate: float) -> BlockTime:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launches:
+    """What the host needs to get the kernels of a job launched."""
+
+    costs: Host
+    execution: str
+    recompute: str
+
+    def kernel_s(self, block: Block) -> float:
+        """Of one kernel of a block."""
+        again_s = self.costs.again_s.get(self.recompute, 0.0) if block.phase == "recompute" else 0.0
+        return self.costs.launch_s[self.execution] + again_s
+
+
+def play_block(block: Block, prices: Mapping[Op, float], host: Launches, compute_rate: float) -> BlockTime:
     """Play `block` on the streams of one rank."""
     tasks = block_tasks(block)
     work = block.work
     seconds = [prices[item.op] for item in work]
-    launches = [host.launch_s[execution] if item.stream == COMPUTE else host.message_s for item in work]
-    if host.blocking:
-        launches = [launch + host.synchronise_s for launch in launches]
+    costs = host.costs
+    launches = [host.kernel_s(block) if item.stream == COMPUTE else costs.message_s[host.execution] for item in work]
+    if costs.blocking:
+        launches = [launch + costs.synchronise_s for launch in launches]
         seconds = [sum(parts) for parts in zip(seconds, launches, strict=True)]
     beside = {item.stream for item in work} - {COMPUTE}
     timeline = play(tasks, seconds, beside=beside, compute_rate=compute_rate)
     compute = _computing(work, seconds)
     exposed, busy = _exposed(work, timeline)
-    host_s = 0.0 if host.blocking else sum(launches) + (host.unit_s if block.unit else 0.0)
+    host_s = 0.0 if costs.blocking else sum(launches) + (costs.unit_s if block.unit else 0.0)
     hosted = max(host_s - timeline.seconds, 0.0)
-    blocked = _computing(work, launches) if host.blocking else 0.0
+    blocked = _computing(work, launches) if costs.blocking else 0.0
     return BlockTime(
         block=block,
         seconds=timeline.seconds + hosted,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from workloads.layout import micro_batches
 from workloads.ops import DTYPE_BYTES
+from workloads.parallelism import data
 from workloads.schedules import Slot, schedule
 from workloads.shard import Shard
 from workloads.stage import (
@@ -21,10 +22,17 @@ from workloads.stage import (
     stage_chunks,
 )
 
+Parts = dict[str, float]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes of one GPU at its peak. `reserved` is what the driver, libraries and the allocator take."""
+    """Bytes of one GPU at its peak.
+
+    Args:
+        lost: taken by the training program's allocator and not in use at the peak.
+        reserved: what the driver and libraries take beside it.
+    """
 
     stage: int
     weights: float
@@ -33,19 +41,25 @@ class Memory:
     activations: float
     temporaries: float
     communication: float
+    lost: float
     reserved: float
     capacity: float
 
     @property
     def allocated(self) -> float:
-        """By the training program: what its allocator reports."""
+        """In use by the training program at the peak."""
         states = self.weights + self.gradients + self.optimizer
         return states + self.activations + self.temporaries + self.communication
 
     @property
+    def held(self) -> float:
+        """Taken by the program's allocator from the device, in use or not."""
+        return self.allocated + self.lost
+
+    @property
     def fits(self) -> bool:
         """Whether all of it is less than the device has."""
-        return self.allocated + self.reserved <= self.capacity
+        return self.held + self.reserved <= self.capacity
 
 
 def peak_memory(shard: Shard, capacity: float) -> Memory:
@@ -57,20 +71,49 @@ def peak_memory(shard: Shard, capacity: float) -> Memory:
 
 def _stage_memory(blocks: Blocks, stage: int, capacity: float) -> Memory:
     shard = blocks.shard
-    chunks = stage_chunks(shard, stage)
+    storage, chunks = shard.stack.storage, stage_chunks(shard, stage)
+    moments = _pass(blocks, chunks), _update(blocks, chunks)
+    peak = max(moments, key=lambda parts: sum(parts.values()))
+    allocated, held = sum(peak.values()), _pools(shard, *moments)
+    lost = held * (1 + storage.fragmentation.get(shard.execution, 0.0)) - allocated
+    return Memory(stage=stage, lost=lost, reserved=storage.reserved_bytes, capacity=capacity, **peak)
+
+
+def _pass(blocks: Blocks, chunks: tuple[Chunk, ...]) -> Parts:
+    """Where most activations are kept: between a forward and a backward pass.
+
+    Gradients that are made anew in each step are not there yet in its first backward pass.
+    """
+    shard = blocks.shard
     parameters = sum(chunk_parameters(shard, chunk) for chunk in chunks)
-    parts = {
-        **_state_bytes(shard, parameters),
+    states = _state_bytes(shard, parameters)
+    if not shard.stack.storage.gradients_kept and micro_batches(shard.layout, shard.training) == 1:
+        states["gradients"] = 0.0
+    return {
+        **states,
         "activations": _activation_bytes(blocks, chunks),
         "temporaries": _temporary_bytes(blocks, chunks),
-        "communication": _communication_bytes(shard, chunks, parameters),
+        "communication": _gathered_bytes(shard, chunks) + _bucket_bytes(shard, parameters),
     }
-    storage = shard.stack.storage
-    reserved = storage.reserved_bytes + storage.fragmentation * sum(parts.values())
-    return Memory(stage=stage, reserved=reserved, capacity=capacity, **parts)
 
 
-def _state_bytes(shard: Shard, parameters: float) -> dict[str, float]:
+def _update(blocks: Blocks, chunks: tuple[Chunk, ...]) -> Parts:
+    """At the end of the last backward pass, with all gradients and the last of them under way."""
+    shard = blocks.shard
+    parameters = sum(chunk_parameters(shard, chunk) for chunk in chunks)
+    moving = _reduced_bytes(shard, chunks) + _bucket_bytes(shard, parameters)
+    return {**_state_bytes(shard, parameters), "activations": 0.0, "temporaries": 0.0, "communication": moving}
+
+
+def _pools(shard: Shard, passing: Parts, update: Parts) -> float:
+    """What the allocator takes. It keeps a pool for each stream: what one of them freed is of no use to the others."""
+    if not shard.stack.storage.gradient_pool or shard.layout.shards == 1:
+        return max(sum(passing.values()), sum(update.values()))
+    others = sum(passing.values()) - passing["gradients"]
+    return others + update["gradients"] + update["communication"]
+
+
+def _state_bytes(shard: Shard, parameters: float) -> Parts:
     """Weights, gradients and optimizer states of one rank."""
     precision, storage, layout = shard.precision, shard.stack.storage, shard.layout
     width = 4.0 if storage.weight == "fp32" and not precision.pure else DTYPE_BYTES[precision.weight]
@@ -123,18 +166,42 @@ def _temporary_bytes(blocks: Blocks, chunks: tuple[Chunk, ...]) -> float:
 def _loss_bytes(blocks: Blocks) -> float:
     """Logits, what the loss keeps of them, and their gradient."""
     loss = blocks.head[-1]
-    return 2 * loss.output_bytes + sum(piece.saved_bytes for piece in blocks.head)
+    sent = blocks.shard.stack.storage.outputs_kept and blocks.shard.layout.pp > 1
+    return (3 if sent else 2) * loss.output_bytes + sum(piece.saved_bytes for piece in blocks.head)
 
 
-def _communication_bytes(shard: Shard, chunks: tuple[Chunk, ...], parameters: float) -> float:
-    """Two gathered layers and the gradients of one for ZeRO 3; a bucket for the others."""
-    layout, storage = shard.layout, shard.stack.storage
-    width = DTYPE_BYTES[shard.precision.activation]
-    gradient = 4.0 if storage.reduce == "fp32" else width
-    if layout.zero == 3 and layout.shards > 1:
-        layer = layer_parameters(shard)
-        ends = max(chunk_parameters(shard, chunk) - chunk.layers * layer for chunk in chunks)
-        return (layer + max(layer, ends)) * width + layer * gradient
-    if layout.data_ranks == 1 or shard.training.task == "lora":
+def _gathered_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> float:
+    """ZeRO 3: the unit at work and the next one, gathered in the type that computes."""
+    if shard.layout.zero != 3 or shard.layout.shards == 1:
         return 0.0
-    return min(shard.stack.data.bucket_bytes, parameters * gradient)
+    layer, largest = _units(shard, chunks)
+    return (layer + largest) * shard.precision.activation_bytes
+
+
+def _reduced_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> float:
+    """ZeRO 3: the gradients of a unit before they are reduced."""
+    if shard.layout.zero != 3 or shard.layout.shards == 1 or shard.training.task == "lora":
+        return 0.0
+    return _units(shard, chunks)[1] * DTYPE_BYTES[data.gradient_dtype(shard)]
+
+
+def _units(shard: Shard, chunks: tuple[Chunk, ...]) -> tuple[float, float]:
+    """Parameters of a layer, and of the largest unit: a layer, the embedding or the head."""
+    layer = layer_parameters(shard)
+    ends = (_end_parameters(shard, chunk) for chunk in chunks)
+    return layer, max(layer, *ends)
+
+
+def _end_parameters(shard: Shard, chunk: Chunk) -> float:
+    """Of the embedding or the head of a chunk; where it has both, they are two units."""
+    both = chunk.first and chunk.last and not shard.model.tied_embeddings
+    return (chunk_parameters(shard, chunk) - chunk.layers * layer_parameters(shard)) / (2 if both else 1)
+
+
+def _bucket_bytes(shard: Shard, parameters: float) -> float:
+    """A bucket of gradients under way; all of them where buckets stay allocated beside the gradients (DDP)."""
+    layout, settings = shard.layout, shard.stack.data
+    if layout.zero == 3 or layout.data_ranks == 1 or shard.training.task == "lora":
+        return 0.0
+    whole = parameters * DTYPE_BYTES[data.gradient_dtype(shard)]
+    return whole if settings.buckets_kept and layout.zero == 0 else min(settings.bucket_bytes, whole)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from calibration.cost.model import CostModel
 from sim import profiles
-from sim.blocks import BlockTime, play_block, segment_s
+from sim.blocks import BlockTime, Launches, play_block, segment_s
 from sim.engine import play
 from sim.job import Job
 from sim.load import load_of, slowed
@@ -61,8 +61,9 @@ def block_times(job: Job, program: Program, prices: Mapping[Op, Price]) -> dict[
     """Every block of the program played once, by the block's identity."""
     seconds = {op: paid.seconds for op, paid in prices.items()}
     execution = job.execution or job.stack.execution
+    host = Launches(costs=job.stack.host, execution=execution, recompute=job.training.recompute_mode)
     rate = compute_rate(job)
-    return {id(block): play_block(block, seconds, job.stack.host, execution, rate) for block in blocks(program)}
+    return {id(block): play_block(block, seconds, host, rate) for block in blocks(program)}
 
 
 def compute_rate(job: Job) -> float:

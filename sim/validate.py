@@ -108,12 +108,14 @@ def _step(record: Record, result: Result) -> Record:
 
 
 def _memory(row: Row, measured: float | None, result: Result) -> Record:
-    """Where the table has it: allocated memory (tables print GiB and call them GB), and whether it ran."""
+    """Where the table has it: memory as the trainer reports it (in GiB, called GB), and whether it ran."""
     found: Record = {}
     if measured is not None:
+        held = result.job.stack.storage.reports == "held"
+        predicted = result.memory.held if held else result.memory.allocated
         found["measured_memory_bytes"] = measured
-        found["predicted_memory_bytes"] = result.memory.allocated
-        found["memory_error"] = result.memory.allocated / measured - 1.0
+        found["predicted_memory_bytes"] = predicted
+        found["memory_error"] = predicted / measured - 1.0
     if row.get("outcome"):
         found["ran"] = row["outcome"] == "ok"
         found["fits"] = result.memory.fits

@@ -1,42 +1,59 @@
 """Linear layers on one rank: the GEMMs of the forward pass, the data gradient and the weight gradient."""
 
+from workloads.autocast import DATA, autocasts
 from workloads.graph import Work
 from workloads.ops import DTYPE_BYTES, Gemm, Layout
 from workloads.pieces import Piece, kernel_work
+from workloads.quantisation import Quantised, quantised
 from workloads.shard import Shard
-
-# The name under which data gradients are known: their communication can run beside the weight gradients.
-DATA = "data"
 
 
 def linear(
-    shard: Shard, name: str, inputs: int, outputs: tuple[int, ...], *, narrow: bool = True, bias: bool = False
+    shard: Shard,
+    name: str,
+    inputs: int,
+    outputs: tuple[int, ...],
+    *,
+    narrow: bool = True,
+    bias: bool = False,
+    behind_norm: bool = False,
 ) -> Piece:
     """Linear layers over one input: [tokens, inputs] -> [tokens, each of outputs], without communication.
 
     Args:
         narrow: whether the GEMMs run in the 8- or 4-bit type of the precision, where it has one.
+        behind_norm: whether the input comes from a norm, in the residual's type.
     """
-    cast = narrow and shard.precision.quantised
     dtype = shard.precision.gemm if narrow or not shard.precision.quantised else shard.precision.activation
+    narrowed = quantised(shard, inputs, outputs) if narrow and shard.precision.quantised else Quantised()
+    copies = autocasts(shard, inputs, outputs, behind_norm=behind_norm)
+    kept = dtype if narrow else shard.precision.activation
     return Piece(
         name=name,
         kind="gemm",
         forward=(
-            *_casts(shard, cast, inputs),
-            *(kernel_work(shard, shard.kernels.quantise_weights, sum(outputs), inputs, "fwd") if cast else ()),
+            *copies.forward,
+            *narrowed.forward,
             *(_gemm(shard, (shard.tokens, n, inputs), "tn", dtype) for n in outputs),
         ),
         backward=(
-            *_casts(shard, cast, sum(outputs)),
+            *narrowed.data,
             *(_gemm(shard, (shard.tokens, inputs, n), "nn", dtype, DATA) for n in outputs),
-            *_summed(shard, inputs, len(outputs)),
+            *copies.data,
+            *_summed(shard, inputs, len(outputs), shard.residual_dtype if behind_norm else ""),
+            *narrowed.weights,
             *_weight_gradients(shard, inputs, outputs, dtype),
+            *copies.weights,
             *(kernel_work(shard, ("bias_add",), shard.tokens, sum(outputs), "bwd") if bias else ()),
         ),
-        saved_bytes=shard.tokens * inputs * DTYPE_BYTES[dtype if cast else shard.precision.activation],
+        saved_bytes=shard.tokens * inputs * _saved_width(shard, kept) + copies.bytes,
         output_bytes=shard.tokens * sum(outputs) * shard.precision.activation_bytes,
     )
+
+
+def _saved_width(shard: Shard, dtype: str) -> float:
+    """Bytes of an input as it is kept: narrow where GEMMs are, but not where tf32 reads fp32."""
+    return DTYPE_BYTES[dtype] if shard.precision.quantised else shard.precision.activation_bytes
 
 
 def _gemm(shard: Shard, mnk: tuple[int, int, int], layout: Layout, dtype: str, name: str = "") -> Work:
@@ -44,14 +61,9 @@ def _gemm(shard: Shard, mnk: tuple[int, int, int], layout: Layout, dtype: str, n
     return Work(Gemm(m=m, n=n, k=k, layout=layout, dtype=dtype, out_dtype=shard.precision.activation), name=name)
 
 
-def _casts(shard: Shard, cast: bool, columns: int) -> tuple[Work, ...]:
-    kernels = shard.kernels.quantise if cast else ()
-    return kernel_work(shard, kernels, shard.tokens, columns, "fwd")
-
-
-def _summed(shard: Shard, columns: int, parts: int) -> tuple[Work, ...]:
+def _summed(shard: Shard, columns: int, parts: int, dtype: str) -> tuple[Work, ...]:
     """Several layers over one input: their data gradients are added up."""
-    adds = kernel_work(shard, ("add",) * (parts - 1), shard.tokens, columns, "fwd")
+    adds = kernel_work(shard, ("add",) * (parts - 1), shard.tokens, columns, "fwd", dtype)
     return tuple(work._replace(name=DATA) for work in adds)
 
 

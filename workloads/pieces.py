@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from workloads.graph import Work
-from workloads.ops import Direction, Pointwise
+from workloads.ops import DTYPE_BYTES, Direction, Pointwise
 from workloads.shard import Shard
 
 
@@ -32,21 +32,21 @@ class Piece:
     output_bytes: float = 0.0
 
 
-def pointwise(shard: Shard, name: str, kernels: tuple[str, ...], rows: int, cols: int) -> Piece:
-    """A chain of memory-bound kernels over a [rows, cols] tensor."""
+def pointwise(shard: Shard, name: str, kernels: tuple[str, ...], rows: int, cols: int, dtype: str = "") -> Piece:
+    """A chain of memory-bound kernels over a [rows, cols] tensor, of the activations' type or another."""
     return Piece(
         name=name,
         kind="pointwise",
-        forward=kernel_work(shard, kernels, rows, cols, "fwd"),
-        backward=kernel_work(shard, kernels[::-1], rows, cols, "bwd"),
-        saved_bytes=shard.saved_bytes(kernels, float(rows) * cols),
-        output_bytes=rows * cols * shard.precision.activation_bytes,
+        forward=kernel_work(shard, kernels, rows, cols, "fwd", dtype),
+        backward=kernel_work(shard, kernels[::-1], rows, cols, "bwd", dtype),
+        saved_bytes=shard.saved_bytes(kernels, float(rows) * cols, dtype),
+        output_bytes=rows * cols * DTYPE_BYTES[dtype or shard.precision.activation],
     )
 
 
-def kernel_work(shard: Shard, kernels: tuple[str, ...], rows: int, cols: int, direction: Direction) -> tuple[Work, ...]:
+def kernel_work(
+    shard: Shard, kernels: tuple[str, ...], rows: int, cols: int, direction: Direction, dtype: str = ""
+) -> tuple[Work, ...]:
     """One kernel after the other over the same tensor."""
-    dtype = shard.precision.activation
-    return tuple(
-        Work(Pointwise(op=kernel, rows=rows, cols=cols, dtype=dtype, direction=direction)) for kernel in kernels
-    )
+    of = dtype or shard.precision.activation
+    return tuple(Work(Pointwise(op=kernel, rows=rows, cols=cols, dtype=of, direction=direction)) for kernel in kernels)

@@ -5,6 +5,7 @@ Mixed precision keeps 16-bit weights beside fp32 master weights (Micikevicius et
 """
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from workloads.ops import DTYPE_BYTES
 
@@ -19,6 +20,7 @@ class Precision:
     weight: str
     master: str | None
     moments: str
+    scales: Literal["tensor", "row"] = "tensor"  # of 8-bit types: one for a tensor, or one for each row
 
     @property
     def activation_bytes(self) -> float:
@@ -36,12 +38,13 @@ class Precision:
         return self.gemm not in ("fp32", "tf32") and DTYPE_BYTES[self.gemm] < self.activation_bytes
 
 
-def _mixed(name: str, gemm: str, activation: str) -> Precision:
-    return Precision(name=name, gemm=gemm, activation=activation, weight=activation, master="fp32", moments="fp32")
+def _mixed(name: str, gemm: str, activation: str, **others: Any) -> Precision:
+    kept: dict[str, Any] = {"weight": activation, "master": "fp32", "moments": "fp32"}
+    return Precision(name=name, gemm=gemm, activation=activation, **kept, **others)
 
 
-def _pure(name: str, gemm: str, dtype: str) -> Precision:
-    return Precision(name=name, gemm=gemm, activation=dtype, weight=dtype, master=None, moments=dtype)
+def _pure(name: str, gemm: str, dtype: str, **others: Any) -> Precision:
+    return Precision(name=name, gemm=gemm, activation=dtype, weight=dtype, master=None, moments=dtype, **others)
 
 
 PRECISIONS = {
@@ -53,6 +56,9 @@ PRECISIONS = {
         _mixed("fp16", "fp16", "fp16"),
         _mixed("bf16", "bf16", "bf16"),
         _mixed("fp8", "fp8", "bf16"),
+        _mixed("fp8-rowwise", "fp8", "bf16", scales="row"),
+        _pure("fp8-pure", "fp8", "bf16"),
+        _pure("fp8-rowwise-pure", "fp8", "bf16", scales="row"),
         _mixed("mxfp8", "mxfp8", "bf16"),
         _mixed("nvfp4", "nvfp4", "bf16"),
     )

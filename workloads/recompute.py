@@ -3,13 +3,14 @@
 none            everything that a backward pass needs is kept
 selective       scores and masks of the attention core are run again (arXiv:2205.05198)
 selective-op    outputs of GEMMs and attention are kept, everything else is run again
-selective-op-alternate    as before, but only every other GEMM's output is kept
+selective-op-alternate    as before, but only every other GEMM's output is kept, and that of reduce-scatters
 full            only the input of a layer is kept
 """
 
 from collections.abc import Sequence
 
 from workloads.graph import Work
+from workloads.ops import DTYPE_BYTES, Collective, Gemm
 from workloads.pieces import Piece
 
 
@@ -24,11 +25,8 @@ def run_again(pieces: Sequence[Piece], mode: str) -> tuple[tuple[Work, ...], ...
             return tuple(piece.forward for piece in pieces if piece.kind == "pointwise")
         case "selective-op-alternate":
             kept = _every_other_gemm(pieces)
-            return tuple(
-                piece.forward
-                for index, piece in enumerate(pieces)
-                if piece.kind == "pointwise" or (piece.kind == "gemm" and index not in kept)
-            )
+            again = (_without(piece, kept) for piece in pieces if piece.kind != "core")
+            return tuple(work for work in again if work)
         case _:
             return ()
 
@@ -40,19 +38,37 @@ def kept_bytes(pieces: Sequence[Piece], mode: str, input_bytes: float) -> float:
             return input_bytes
         case "selective":
             return sum(piece.saved_bytes - piece.core_bytes for piece in pieces)
-        case "selective-op" | "selective-op-alternate":
-            everything = mode == "selective-op"
-            kept = _every_other_gemm(pieces)
-            outputs = sum(
-                piece.output_bytes
-                for index, piece in enumerate(pieces)
-                if piece.kind == "core" or (piece.kind == "gemm" and (everything or index in kept))
-            )
-            return input_bytes + outputs
+        case "selective-op":
+            return input_bytes + sum(piece.output_bytes for piece in pieces if piece.kind != "pointwise")
+        case "selective-op-alternate":
+            cores = sum(piece.output_bytes for piece in pieces if piece.kind == "core")
+            return input_bytes + cores + sum(map(_output_bytes, _every_other_gemm(pieces))) + _scattered_bytes(pieces)
         case _:
             return sum(piece.saved_bytes for piece in pieces)
 
 
-def _every_other_gemm(pieces: Sequence[Piece]) -> set[int]:
-    gemms = [index for index, piece in enumerate(pieces) if piece.kind == "gemm"]
-    return set(gemms[::2])
+def _every_other_gemm(pieces: Sequence[Piece]) -> list[Work]:
+    """The first, third, ... of the GEMMs of linear layers, which keep their outputs."""
+    layers = [piece for piece in pieces if piece.kind == "gemm"]
+    return [work for piece in layers for work in piece.forward if isinstance(work.op, Gemm)][::2]
+
+
+def _without(piece: Piece, kept: Sequence[Work]) -> tuple[Work, ...]:
+    """Forward work of a piece but for GEMMs whose output is kept (that very GEMM, not an equal one) and scatters."""
+    spared = {id(work) for work in kept}
+    return tuple(work for work in piece.forward if id(work) not in spared and not _is_scatter(work))
+
+
+def _output_bytes(work: Work) -> float:
+    assert isinstance(work.op, Gemm)
+    return work.op.batch * work.op.m * work.op.n * DTYPE_BYTES[work.op.out_dtype]
+
+
+def _scattered_bytes(pieces: Sequence[Piece]) -> float:
+    """What reduce-scatters leave a rank, where they are whole."""
+    found = [work.op for piece in pieces for work in piece.forward if _is_scatter(work)]
+    return sum(op.bytes / op.ranks for op in found if isinstance(op, Collective))
+
+
+def _is_scatter(work: Work) -> bool:
+    return isinstance(work.op, Collective) and work.op.op == "reduce_scatter"

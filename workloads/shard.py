@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from workloads.layout import Layout, Training
 from workloads.model import Model
-from workloads.ops import traffic_table
+from workloads.ops import DTYPE_BYTES, traffic_table
 from workloads.precision import PRECISIONS, Precision
 from workloads.stack import Kernels, Stack
 
@@ -29,6 +29,25 @@ class Shard:
     def precision(self) -> Precision:
         """Data types of the step."""
         return PRECISIONS[self.training.precision]
+
+    @property
+    def autocast(self) -> bool:
+        """Whether fp32 weights and residuals are cast for each GEMM (torch.autocast).
+
+        ZeRO 3 casts what it gathers, and everything between the GEMMs is of 16 bits then.
+        """
+        wide = self.stack.storage.weight == "fp32" and self.precision.master is not None
+        return wide and self.layout.zero != 3
+
+    @property
+    def residual_dtype(self) -> str:
+        """Of what runs from layer to layer, and of norms."""
+        return "fp32" if self.autocast else self.precision.activation
+
+    @property
+    def norm_dtype(self) -> str:
+        """Of most of what a norm moves: where it casts for the GEMM behind it, little is of the residual's type."""
+        return self.residual_dtype if self.kernels.cast else self.precision.activation
 
     @property
     def dropout(self) -> bool:
@@ -76,9 +95,9 @@ class Shard:
         """One activation [tokens, hidden], before sequence parallelism."""
         return self.tokens * self.model.hidden * self.precision.activation_bytes
 
-    def saved_bytes(self, kernels: tuple[str, ...], elements: float) -> float:
-        """What a chain of kernels over `elements` keeps for its backward pass."""
+    def saved_bytes(self, kernels: tuple[str, ...], elements: float, dtype: str = "") -> float:
+        """What a chain of kernels over `elements`, of the activations' type or another, keeps for its backward pass."""
         table = traffic_table()
-        width = self.precision.activation_bytes
+        width = DTYPE_BYTES[dtype or self.precision.activation]
         rows = [table[kernel, "saved"] for kernel in kernels if (kernel, "saved") in table]
         return elements * sum(row.elements * width + row.bytes for row in rows)

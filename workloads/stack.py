@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
+EXECUTIONS = ("eager", "compile")
 STRICT: Mapping[str, object] = {"extra": "forbid", "allow_inf_nan": False}
 
 
@@ -29,9 +30,15 @@ class Kernels:
     rope: tuple[str, ...]
     embedding: tuple[str, ...]
     loss: tuple[str, ...]
+    loss_split: tuple[str, ...] = ()  # over logits split by tensor parallelism, where that takes other kernels
+    cast: tuple[str, ...] = ("cast",)  # of an input under torch.autocast, where no other kernel does it on the way
     relu: tuple[str, ...] = ("relu",)
     squared_relu: tuple[str, ...] = ("squared_relu",)
     quantise: tuple[str, ...] = ("quantize_fp8",)
+    quantise_rows: tuple[str, ...] = ("quantize_fp8_rows",)  # with a scale for each row
+    quantise_columns: tuple[str, ...] = ("quantize_fp8_columns",)  # likewise along the other dimension, transposed
+    merge: tuple[str, ...] = ("add",)  # of a block of ring attention into what is there; fused at best
+    gathered: tuple[str, ...] = ()  # behind an all-gather and before a reduce-scatter of tensor parallelism
     quantise_weights: tuple[str, ...] = ()  # in each pass, where the narrow copies are not kept
 
     def activation(self, name: str) -> tuple[str, ...]:
@@ -63,8 +70,15 @@ class Storage:
     weight: Literal["fp32", "compute"] = "compute"  # fp32: no 16-bit copy is kept, it is cast for each use
     fp32_gradient_copy: bool = False  # the optimizer holds a further fp32 gradient
     sharded_gradient_buffer: bool = True  # from ZeRO-2 on, whether the gradients live in shards all the time
+    gradients_kept: bool = True  # all the time; otherwise from the first backward pass of a step to the update
+    outputs_kept: bool = False  # pipeline stages keep what they have sent on, the last one its logits
+    gradient_pool: bool = False  # sharded gradients are allocated on the stream that reduces them (FSDP2)
     reserved_bytes: Annotated[float, Ge(0)] = 1.5e9  # context, communicators, libraries
-    fragmentation: Annotated[float, Ge(0)] = 0.03  # share of what is allocated that the allocator loses
+    # Share of its memory that the allocator loses, by execution
+    fragmentation: Mapping[str, Annotated[float, Ge(0)]] = field(
+        default_factory=lambda: dict.fromkeys(EXECUTIONS, 0.03)
+    )
+    reports: Literal["allocated", "held"] = "allocated"  # what its log calls memory: in use, or taken by the allocator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +103,7 @@ class Data:
     bucket_bytes: Annotated[float, Gt(0)] = 100e6
     channels: Annotated[int, Gt(0)] = 24  # SMs that a collective holds while it runs
     zero_gradients: Literal["all_reduce", "reduce_scatter"] = "reduce_scatter"  # for ZeRO 1 and 2
+    buckets_kept: bool = False  # all of them stay allocated beside the gradients (DDP)
     copies: bool = False  # gathered parameters are copied into place, gradients into the bucket (FSDP2)
 
 
@@ -99,7 +114,10 @@ class Host:
     __pydantic_config__: ClassVar = STRICT
 
     launch_s: Mapping[str, float]  # by execution: to get one kernel of a block launched, with all calls around it
-    message_s: Annotated[float, Ge(0)] = 2e-5  # likewise for a collective or message inside a block
+    # Likewise for a collective or message inside a block
+    message_s: Mapping[str, Annotated[float, Ge(0)]] = field(default_factory=lambda: dict.fromkeys(EXECUTIONS, 2e-5))
+    # By kind of recomputation: further, of each kernel that is run again, in both passes together
+    again_s: Mapping[str, Annotated[float, Ge(0)]] = field(default_factory=dict)
     unit_s: Annotated[float, Ge(0)] = 0.0  # to gather and reduce the parameters of a unit of layers, in one pass
     step_s: Annotated[float, Ge(0)] = 0.0
     blocking: bool = False  # CUDA_LAUNCH_BLOCKING=1: every launch waits for the kernel
@@ -126,6 +144,7 @@ class Stack:
     data: Data = field(default_factory=Data)
     compiled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     spread: Annotated[float, Ge(0)] = 0.08  # of log(measured / predicted) for what this description leaves out
+    keeps_gathered: bool = False  # with sequence parallelism, gathered inputs are kept and not gathered again
     sequence_parallel: bool = False  # whether tp > 1 brings it by default
     dropout: bool = True  # whether GPT and BERT models are trained with it
     parallel_loss: bool = True  # the loss works on logits split over tp; otherwise they are gathered first

@@ -7,6 +7,7 @@ from functools import cached_property
 from workloads import transformer
 from workloads.graph import Block, Segment
 from workloads.layout import chunk_layers, recomputed_layers
+from workloads.ops import DTYPE_BYTES
 from workloads.pieces import Piece, kernel_work
 from workloads.recompute import kept_bytes, run_again
 from workloads.shard import Shard
@@ -183,7 +184,7 @@ def layer_kept_bytes(blocks: Blocks, *, recomputed: bool) -> float:
     if mode == "full" and not recomputed:
         mode = "none"
     rows = blocks.shard.split_tokens
-    input_bytes = rows * blocks.shard.model.hidden * blocks.shard.precision.activation_bytes
+    input_bytes = rows * blocks.shard.model.hidden * DTYPE_BYTES[blocks.shard.residual_dtype]
     return kept_bytes(blocks.layer, mode, input_bytes)
 
 

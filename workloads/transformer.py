@@ -20,7 +20,7 @@ def _attention_half(shard: Shard) -> tuple[Piece, ...]:
     biased = model.biases != "none"
     rotary = model.positions == "rope"
     rope = (_rope(shard),) if rotary else ()
-    qkv = linear(shard, "qkv", model.hidden, _qkv_outputs(shard), bias=biased)
+    qkv = linear(shard, "qkv", model.hidden, _qkv_outputs(shard), bias=biased, behind_norm=True)
     out = linear(shard, "proj", shard.heads * model.head_dim, (model.hidden,), bias=model.biases == "all")
     return (
         _norm(shard),
@@ -46,7 +46,7 @@ def _mlp_half(shard: Shard) -> tuple[Piece, ...]:
     activation = shard.kernels.gated if model.gated else shard.kernels.activation(model.activation)
     return (
         _norm(shard),
-        tensor.column(shard, linear(shard, "up", model.hidden, outputs, bias=biased)),
+        tensor.column(shard, linear(shard, "up", model.hidden, outputs, bias=biased, behind_norm=True)),
         pointwise(shard, "activation", activation, shard.tokens, columns),
         tensor.row(shard, linear(shard, "down", columns, (model.hidden,), bias=biased)),
         _residual(shard),
@@ -55,12 +55,12 @@ def _mlp_half(shard: Shard) -> tuple[Piece, ...]:
 
 def _norm(shard: Shard) -> Piece:
     kernels = shard.kernels.rms_norm if shard.model.norm == "rms_norm" else shard.kernels.layer_norm
-    return pointwise(shard, "norm", kernels, shard.split_tokens, shard.model.hidden)
+    return pointwise(shard, "norm", kernels, shard.split_tokens, shard.model.hidden, shard.norm_dtype)
 
 
 def _residual(shard: Shard) -> Piece:
     kernels = shard.kernels.residual_with_dropout if shard.dropout else shard.kernels.residual
-    return pointwise(shard, "residual", kernels, shard.split_tokens, shard.model.hidden)
+    return pointwise(shard, "residual", kernels, shard.split_tokens, shard.model.hidden, shard.residual_dtype)
 
 
 def _rope(shard: Shard) -> Piece:
@@ -78,14 +78,15 @@ def _head_norms(shard: Shard) -> tuple[Piece, ...]:
 
 def embedding(shard: Shard) -> tuple[Piece, ...]:
     """Token and position look-up; split over the vocabulary, the parts are summed."""
-    piece = pointwise(shard, "embedding", shard.kernels.embedding, shard.tokens, shard.model.hidden)
+    rows, cols = shard.tokens, shard.model.hidden
+    piece = pointwise(shard, "embedding", shard.kernels.embedding, rows, cols, shard.residual_dtype)
     norm = (_norm(shard),) if shard.model.embedding_norm else ()
     return (tensor.embedding(shard, piece), *norm)
 
 
 def head(shard: Shard) -> tuple[Piece, ...]:
     """Final norm, projection onto the vocabulary in the activation type, loss."""
-    logits = linear(shard, "logits", shard.model.hidden, (shard.vocab,), narrow=False)
+    logits = linear(shard, "logits", shard.model.hidden, (shard.vocab,), narrow=False, behind_norm=True)
     before = _masked_token_transform(shard) if shard.model.family == "bert" else ()
     return (_norm(shard), *before, tensor.column(shard, logits), _loss(shard))
 
@@ -101,6 +102,7 @@ def _masked_token_transform(shard: Shard) -> tuple[Piece, ...]:
 
 
 def _loss(shard: Shard) -> Piece:
-    vocab = shard.vocab if shard.stack.parallel_loss else shard.vocab * shard.layout.tp
-    piece = pointwise(shard, "loss", shard.kernels.loss, shard.tokens, vocab)
+    split = shard.layout.tp > 1 and shard.stack.parallel_loss
+    kernels = (split and shard.kernels.loss_split) or shard.kernels.loss
+    piece = pointwise(shard, "loss", kernels, shard.tokens, shard.vocab if split else shard.vocab * shard.layout.tp)
     return tensor.loss(shard, piece)

@@ -28,7 +28,13 @@ class Call(NamedTuple):
 # Kernels with a sum over rows.
 STATIC = (
     *(("rms_norm_compiled", "bwd"), ("bias_gelu", "bwd"), ("bias_dropout_add", "bwd"), ("cross_entropy", "fwd")),
-    *(("cross_entropy", "bwd"), ("quantize_fp8", "fwd"), ("quantize_fp8_transpose", "fwd")),
+    *(("cross_entropy_split_compiled", "fwd"), ("cross_entropy_split_compiled", "bwd")),
+    *(
+        ("cross_entropy", "bwd"),
+        ("quantize_fp8", "fwd"),
+        ("quantize_fp8_transpose", "fwd"),
+        ("quantize_fp8_columns", "fwd"),
+    ),
 )
 
 Maker = Callable[[Session, Measurement], Call]
@@ -122,6 +128,12 @@ def _softmax_eager(session: Session, shape: Measurement) -> Call:
         return functional.softmax(hidden, -1, dtype=torch.float32).to(hidden.dtype)
 
     return Call(forward, (scores,))
+
+
+def _softmax_math(session: Session, shape: Measurement) -> Call:
+    scores, mask = _causal_mask(session, shape)
+    bias = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(mask, float("-inf"))
+    return Call(lambda x: torch._safe_softmax(x + bias, -1), (scores,))
 
 
 def _scale_mask_softmax(session: Session, shape: Measurement) -> Call:
@@ -242,10 +254,57 @@ def cross_entropy_eager(logits: Any, labels: Any) -> Any:
     return (shifted.exp().sum(-1).log() - picked).mean()
 
 
+class SplitLogSoftmax(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
+    """Of fp32 logits, as DTensor computes it on a rank's part of the vocabulary; what crosses ranks is left out."""
+
+    @staticmethod
+    def forward(context: Any, logits: Any) -> Any:
+        """Keeps the result."""
+        shifted = logits - logits.amax(-1, keepdim=True)
+        out = shifted - shifted.exp().sum(-1, keepdim=True).log()
+        context.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(context: Any, gradient: Any) -> Any:  # type: ignore[override,unused-ignore]
+        """Of the logits."""
+        (out,) = context.saved_tensors
+        return gradient - out.exp() * gradient.sum(-1, keepdim=True)
+
+
+def cross_entropy_split(logits: Any, labels: Any) -> Any:
+    """Of logits split by tensor parallelism."""
+    return functional.nll_loss(SplitLogSoftmax.apply(logits.float()), labels)
+
+
 def quantize_fp8(x: Any) -> Any:
     """One scale for the tensor: its largest value, then the cast."""
     scale = 448.0 / x.abs().amax().float()
     return (x.float() * scale).to(torch.float8_e4m3fn)
+
+
+def quantize_fp8_rows(x: Any) -> Any:
+    """One scale for each row."""
+    scale = 448.0 / x.abs().amax(-1, keepdim=True).float()
+    return (x.float() * scale).to(torch.float8_e4m3fn)
+
+
+def quantize_fp8_columns(x: Any) -> Any:
+    """One scale for each column, transposed: as the GEMMs read it that sum over the rows."""
+    return quantize_fp8_rows(x.t()).contiguous()
+
+
+def merge_attention(out: Any, block: Any, part: Any, lse: Any) -> Any:
+    """A block of ring attention joined to the others, by their log-sum-exp."""
+    wide = out.float()
+    return (wide - torch.sigmoid(part - lse) * (wide - block.float())).to(out.dtype)
+
+
+def _merge(session: Session, shape: Measurement) -> Call:
+    rows, cols = shape.rows or 1, shape.cols or 1
+    out, block = (_heads(session, shape) for _ in range(2))
+    part, lse = (session.random(rows, max(1, cols // HEAD_DIM), 1, dtype="fp32") for _ in range(2))
+    return Call(merge_attention, (out, block, part, lse))
 
 
 def quantize_fp8_transpose(x: Any) -> Any:
@@ -273,12 +332,15 @@ EAGER: Mapping[str, Maker] = {
     "rms_norm_eager": _plain(rms_norm_eager, "xw"),
     "softmax": _plain(lambda x: functional.softmax(x, -1), "x"),
     "softmax_eager": _softmax_eager,
+    "softmax_math": _softmax_math,
     "softmax_dropout": _plain(lambda x: functional.dropout(functional.softmax(x, -1), DROPOUT, True), "x"),
     "rope_eager": _rope,
     "rope_complex": _rope_complex,
+    "merge_attention": _merge,
     "embedding": _embedding,
     "cross_entropy_torch": _loss(cross_entropy_torch),
     "cross_entropy_eager": _loss(cross_entropy_eager),
+    "cross_entropy_split": _loss(cross_entropy_split),
 }
 
 FUSED: Mapping[str, Maker] = {
@@ -292,6 +354,9 @@ FUSED: Mapping[str, Maker] = {
     "rope": _rope,
     "scale_mask_softmax": _scale_mask_softmax,
     "cross_entropy": _loss(cross_entropy_torch),
+    "cross_entropy_split_compiled": _loss(cross_entropy_split),
     "quantize_fp8": _plain(quantize_fp8, "X"),
+    "quantize_fp8_rows": _plain(quantize_fp8_rows, "X"),
+    "quantize_fp8_columns": _plain(quantize_fp8_columns, "X"),
     "quantize_fp8_transpose": _plain(quantize_fp8_transpose, "X"),
 }

@@ -12,10 +12,10 @@ NAME = "fused"
 WEIGHT = 16.0
 RANKS = 1
 
-ONE_WAY = ("quantize_fp8", "quantize_fp8_transpose")
+ONE_WAY = ("quantize_fp8", "quantize_fp8_transpose", "quantize_fp8_rows", "quantize_fp8_columns")
 KERNELS = (
     *("swiglu", "rms_norm_compiled", "rope", "cross_entropy", "swiglu", "bias_gelu", "squared_relu", "rope"),
-    *("dropout_add", "geglu", "bias_dropout_add", "scale_mask_softmax", *ONE_WAY),
+    *("dropout_add", "geglu", "bias_dropout_add", "scale_mask_softmax", *ONE_WAY, "cross_entropy_split_compiled"),
 )
 # A kernel is compiled once for each number of columns, so there are few.
 WIDTHS = (4096, 8192, 2304, 14336)
@@ -49,6 +49,7 @@ def _shape(number: int, point: tuple[float, ...]) -> Measurement:
 def _columns(name: str, share: float) -> int:
     choices = {
         "cross_entropy": VOCABULARIES,
+        "cross_entropy_split_compiled": VOCABULARIES,
         "scale_mask_softmax": SEQUENCES,
         "rope": tuple(width // HEAD_DIM * HEAD_DIM for width in WIDTHS[:2]),
     }

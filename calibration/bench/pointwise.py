@@ -18,12 +18,12 @@ RANKS = 1
 
 ONE_WAY = ("copy", "zero", "transpose", "add")
 STREAMING = ("cast", "mul", "scale", "relu", "gelu", "silu", "dropout", "bias_add", "layer_norm", "rms_norm")
-SCORES = ("softmax", "mask", "softmax_eager", "softmax_dropout")
-LOSSES = ("cross_entropy_torch", "cross_entropy_eager")
-OTHERS = ("rms_norm_eager", "rope_eager", "rope_complex", "embedding")
+SCORES = ("softmax", "mask", "softmax_eager", "softmax_dropout", "softmax_math")
+LOSSES = ("cross_entropy_torch", "cross_entropy_eager", "cross_entropy_split")
+OTHERS = ("rms_norm_eager", "rope_eager", "rope_complex", "embedding", "merge_attention")
 KERNELS = tuple((name, 1.0) for name in (*ONE_WAY, *STREAMING, *STREAMING, *SCORES, *LOSSES, *OTHERS))
 # Their traffic is that of 16-bit activations with fp32 in between.
-NARROW_ONLY = ("cast", "rms_norm_eager", "softmax_eager", "rope_complex", *LOSSES)
+NARROW_ONLY = ("cast", "rms_norm_eager", "softmax_eager", "rope_complex", "merge_attention", *LOSSES)
 DTYPES = (("bf16", 0.75), ("fp16", 0.12), ("fp32", 0.13))
 FEWEST, MOST = 2**14, 2**28
 VOCABULARIES = (32000, 50304, 128256)
@@ -55,11 +55,11 @@ def sizes(name: str, point: tuple[float, ...]) -> tuple[int, int]:
 
 def columns(name: str, kind: float, share: float) -> int:
     """Vocabulary, sequence length, heads or width."""
-    if name in LOSSES or name == "cross_entropy":
+    if name in LOSSES or name in ("cross_entropy", "cross_entropy_split_compiled"):
         return pick(share, vocabularies())
     if name in SCORES or name == "scale_mask_softmax":
         return aligned(log_size(share, 256, 8192), 128)
-    if name.startswith("rope"):
+    if name.startswith("rope") or name == "merge_attention":
         return HEAD_DIM * log_size(share, 1, 64)
     return pick(share, widths()) if kind < 0.6 else aligned(log_size(share, 256, 32768), 8)
 

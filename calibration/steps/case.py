@@ -1,12 +1,15 @@
 """What one measured run trains, and how: the entries of `cases.toml`."""
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 VOCAB = 128256
+CASES = "STEPTIME_CASES"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +78,8 @@ class Case:
     def precision(self) -> str:
         """In the words of a job file."""
         if self.float8:
-            return "fp8"
+            scales = "-rowwise" if self.float8 == "rowwise" else ""
+            return f"fp8{scales}" + ("-pure" if self.dtype == "bfloat16" else "")
         if self.dtype == "bfloat16":
             return "bf16-pure"
         mixed = self.sharded or (self.tp == 1 and self.pp == 1)
@@ -90,9 +94,15 @@ class Cases:
     cases: tuple[Case, ...]
 
 
-def shipped() -> Cases:
-    """The cases that ship with the package."""
-    return parsed(tomllib.loads(files("calibration.steps").joinpath("cases.toml").read_text()))
+def shipped(name: str = "cases.toml") -> Cases:
+    """The cases that ship with the package: `cases.toml`, and those that wait for their host in `host.toml`."""
+    return parsed(tomllib.loads(files("calibration.steps").joinpath(name).read_text()))
+
+
+def chosen() -> Cases:
+    """Those of the file that the environment names, which the ranks of a run inherit; else the shipped ones."""
+    path = os.environ.get(CASES)
+    return parsed(tomllib.loads(Path(path).read_text("utf-8"))) if path else shipped()
 
 
 def parsed(document: Mapping[str, Any]) -> Cases:

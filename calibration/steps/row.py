@@ -68,8 +68,7 @@ def _where(number: int, case: Case, machine: Machine) -> dict[str, object]:
         "inter_node_stated": "no",
         "stack": "torchtitan",
         "missing_inputs": "",
-        # fp8 over weights that are bf16 themselves has no word of its own
-        "quality": "B" if case.float8 and case.dtype == "bfloat16" else "A",
+        "quality": "A",
     }
 
 
@@ -119,7 +118,7 @@ def recompute(case: Case, shape: Shape) -> str:
 
 
 def _notes(case: Case, measured: Measured) -> list[str]:
-    autocast = case.precision in ("bf16", "fp8") and not case.sharded and case.dtype == "float32"
+    autocast = not case.precision.startswith("fp32") and not case.sharded and case.dtype == "float32"
     notes = [
         f"median of {measured.steps} steps, {measured.fastest_s:.5g} to {measured.slowest_s:.5g} s",
         f"peak in use {measured.active_gib:.2f} GiB, reserved {measured.reserved_gib:.2f} GiB",

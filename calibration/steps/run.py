@@ -5,12 +5,13 @@ A row is in `step_times.csv` as soon as it is measured; the same command goes on
 
 import argparse
 import csv
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from calibration.steps import corpus
-from calibration.steps.case import Case, Cases, shipped
+from calibration.steps.case import CASES, Case, Cases, chosen
 from calibration.steps.config import written
 from calibration.steps.launch import Launch, launcher, tidy
 from calibration.steps.log import FailedRunError, measured
@@ -23,13 +24,15 @@ LONGEST_RUN_S = 120.0
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     options = _options(arguments)
+    if options.cases:
+        os.environ[CASES] = str(options.cases.resolve())
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     corpus.build(out / "assets")
     launch = launcher(options.launcher)
     machine = Machine(device=options.device, fabric=options.fabric, gpus_per_node=options.gpus_per_node)
     deadline = time.monotonic() + options.budget
-    for number, case in _left(shipped(), out, options):
+    for number, case in _left(chosen(), out, options):
         if time.monotonic() + options.shortest > deadline:
             break
         began = time.monotonic()
@@ -54,7 +57,7 @@ def measure(
 
     steps: how many are run, and how many of them, the first ones, do not count.
     """
-    shape = shipped().shapes[case.shape]
+    shape = chosen().shapes[case.shape]
     folder = out / "runs" / case.name
     folder.mkdir(parents=True, exist_ok=True)
     config = written(case, out / "assets", folder, steps[0], trace=trace)
@@ -76,6 +79,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="h200-sxm", help="name of the GPU in the catalogue")
     parser.add_argument("--fabric", default="nvlink-switch", help="inside a node, as in the table of steps")
     parser.add_argument("--gpus-per-node", type=int, default=8)
+    parser.add_argument("--cases", type=Path, help="a file of shapes and cases, by default the one that ships")
     parser.add_argument("--case", nargs="*", default=[], help="these only")
     parser.add_argument("--steps", type=int, nargs=2, default=(12, 4), help="steps of a run; first steps not counted")
     parser.add_argument("--trace", action="store_true", help="profile the last step; its time is not a measurement")

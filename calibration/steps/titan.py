@@ -18,7 +18,7 @@ from torchtitan.models.llama3 import (  # type: ignore[import-not-found,unused-i
 )
 from torchtitan.protocols.train_spec import register_train_spec  # type: ignore[import-not-found,unused-ignore]
 
-from calibration.steps.case import Shape, shipped
+from calibration.steps.case import Shape, chosen
 from calibration.steps.config import MODEL
 from calibration.steps.log import METRICS
 
@@ -60,7 +60,7 @@ register_train_spec(
     MODEL,
     replace(
         get_train_spec(),
-        model_args={name: flavour(shape) for name, shape in shipped().shapes.items()},
+        model_args={name: flavour(shape) for name, shape in chosen().shapes.items()},
         build_metrics_processor_fn=metrics_processor,
     ),
 )

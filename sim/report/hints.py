@@ -59,7 +59,7 @@ def _memory_hints(result: Result) -> Iterator[str]:
     memory, layout, training = result.memory, result.job.layout, result.job.training
     if memory.fits:
         return
-    excess = units.gib(memory.allocated + memory.reserved - memory.capacity)
+    excess = units.gib(memory.held + memory.reserved - memory.capacity)
     ways = list(_smaller_activations(training.recompute_mode, training.micro_batch))
     if layout.zero == 0 and layout.data_ranks > 1:
         ways.append("layout.zero = 1")

@@ -123,7 +123,7 @@ def _layout_words(result: Result) -> Iterator[str]:
 def _figures(result: Result) -> RenderableType:
     low, high = result.interval_s
     memory = result.memory
-    used = memory.allocated + memory.reserved
+    used = memory.held + memory.reserved
     fits = Text("fits", "bold green") if memory.fits else Text("DOES NOT FIT", "bold red")
     peak = units.tera(result.peak_flops_per_s / result.job.gpus)
     grid = _grid("left", "right", "wrap")
@@ -194,7 +194,7 @@ def _memory(result: Result) -> RenderableType:
     capacity = result.memory.capacity
     for part, held in memory_components(result.memory).items():
         if held > 0.0:
-            colour = "dim" if part == "reserved" else "blue"
+            colour = "dim" if part in ("lost", "reserved") else "blue"
             shown = Text(units.bar(held / capacity, BAR).ljust(BAR), colour)
             words = Text(MEMORY.get(part, ""), "dim")
             grid.add_row(part, f"{held / units.GIB:,.1f} GiB", units.percent(held / capacity), shown, words)

@@ -23,7 +23,8 @@ MEMORY = {
     "activations": "kept from forward for backward",
     "temporaries": "of the layer or loss at work",
     "communication": "buckets and gathered layers",
-    "reserved": "driver, libraries, lost by the allocator",
+    "lost": "taken by the allocator, not in use at the peak",
+    "reserved": "driver and libraries",
 }
 
 

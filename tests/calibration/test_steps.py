@@ -72,7 +72,7 @@ def test_the_cases_cover_each_parallelism_recomputation_and_data_type() -> None:
         (1, 1, 1, 1, 2),
     }
     assert {case.recompute for case in cases} == {"none", "op", "layers:2", "full"}
-    assert {case.precision for case in cases} == {"bf16", "bf16-pure", "fp32", "fp8"}
+    assert {case.precision for case in cases} == {"bf16", "bf16-pure", "fp32", "fp8", "fp8-rowwise", "fp8-rowwise-pure"}
 
 
 def test_tp_and_pp_without_fsdp_compute_in_fp32_unless_all_is_bf16() -> None:

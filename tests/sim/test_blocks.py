@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.blocks import BlockTime, block_tasks, play_block
+from sim.blocks import BlockTime, Launches, block_tasks, play_block
 from workloads.graph import COMPUTE, Block, Work
 from workloads.ops import Op, Pointwise
 from workloads.stack import Host
 
-FREE = Host(launch_s={"eager": 0.0}, message_s=0.0)
+FREE = Host(launch_s={"eager": 0.0}, message_s={"eager": 0.0, "compile": 0.0})
 
 
 def op(seconds: float) -> Op:
@@ -33,7 +33,7 @@ def block(*pieces: tuple[Work, ...]) -> Block:
 
 def played(made: Block, host: Host = FREE, rate: float = 1.0) -> BlockTime:
     prices = {work.op: work.op.rows / 1000 for work in made.work}  # type: ignore[union-attr]
-    return play_block(made, prices, host, "eager", rate)
+    return play_block(made, prices, Launches(costs=host, execution="eager", recompute="none"), rate)
 
 
 def spans(time: BlockTime) -> list[tuple[float, float]]:
@@ -127,7 +127,7 @@ def test_the_host_is_hidden_behind_long_kernels():
 
 
 def test_messages_are_launched_too():
-    time = played(block((kernel(0.001), message(0.001))), Host(launch_s={"eager": 1.0}, message_s=0.5))
+    time = played(block((kernel(0.001), message(0.001))), Host(launch_s={"eager": 1.0}, message_s={"eager": 0.5}))
     assert time.seconds == pytest.approx(1.5)
 
 
@@ -140,7 +140,7 @@ def test_blocking_launches_add_up():
 
 def test_blocking_messages_count_as_exposed_communication():
     """A kernel of 1 s and a message of 2 s, launched in 0.25 and 0.5 s, with gaps of 0.5 s: 4.75 s in all."""
-    host = Host(launch_s={"eager": 0.25}, message_s=0.5, blocking=True, synchronise_s=0.5)
+    host = Host(launch_s={"eager": 0.25}, message_s={"eager": 0.5}, blocking=True, synchronise_s=0.5)
     time = played(block((kernel(1), message(2))), host)
     assert (time.seconds, time.compute_s) == (4.75, 1)
     assert time.launch_s + time.exposed_s["tp"] == 3.75
@@ -156,7 +156,8 @@ def test_each_execution_has_its_own_launches():
     host = Host(launch_s={"eager": 2.0, "compile": 1.0})
     made = block((kernel(0.001),))
     prices = {work.op: 0.001 for work in made.work}
-    times = [play_block(made, prices, host, execution, 1.0).seconds for execution in ("eager", "compile")]
+    ways = [Launches(costs=host, execution=name, recompute="none") for name in ("eager", "compile")]
+    times = [play_block(made, prices, way, 1.0).seconds for way in ways]
     assert times == [2.0, 1.0]
 
 
@@ -169,7 +170,7 @@ works = st.builds(
 blocks = st.lists(st.lists(works, max_size=5).map(tuple), max_size=4).map(lambda pieces: block(*pieces))
 hosts = st.builds(
     lambda launch, blocking: Host(
-        launch_s={"eager": launch}, message_s=launch / 2, blocking=blocking, synchronise_s=0.125
+        launch_s={"eager": launch}, message_s={"eager": launch / 2}, blocking=blocking, synchronise_s=0.125
     ),
     st.sampled_from([0.0, 0.5, 2.0]),
     st.booleans(),

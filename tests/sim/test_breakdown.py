@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.blocks import play_block
+from sim.blocks import Launches, play_block
 from sim.breakdown import PARTS, breakdown
 from sim.catalog import stack
 from sim.engine import play
@@ -156,8 +156,9 @@ def test_a_pipeline_worked_by_hand():
     )
     seconds = {"forward": 2.0, "backward": 4.0}
     blocks = [block for op in program.ops if isinstance(op, Segment) for block, _ in op.blocks]
-    host = Host(launch_s={"eager": 0.0}, message_s=0.0)
-    times = {id(b): play_block(b, {b.work[0].op: seconds[b.name]}, host, "eager", 1.0) for b in blocks}
+    free = Host(launch_s={"eager": 0.0}, message_s={"eager": 0.0})
+    host = Launches(costs=free, execution="eager", recompute="none")
+    times = {id(b): play_block(b, {b.work[0].op: seconds[b.name]}, host, 1.0) for b in blocks}
     op_seconds = [2.0, 1.0, 4.0, 3.0]
     timeline = play(program.tasks, [op_seconds[task.op] for task in program.tasks])
     assert timeline.seconds == 17.0
@@ -196,6 +197,6 @@ def test_idle_and_busy_time_make_up_each_rank():
 
 
 def test_a_host_without_launches_leaves_no_launch_part():
-    on = replace(OVERLAPS["nothing"], host=Host(launch_s={"eager": 0.0}, message_s=0.0))
+    on = replace(OVERLAPS["nothing"], host=Host(launch_s={"eager": 0.0}, message_s={"eager": 0.0, "compile": 0.0}))
     assert "launch" not in parts_of(on, dp=2)
     assert "host" not in parts_of(on, dp=2)

@@ -89,7 +89,7 @@ def test_an_interval_worked_by_hand():
     """GEMMs alone, all of the step, 10 % unsure: a factor of exp(1.645 x 0.1)."""
     only_gemms = Priced(lambda op: 1e-3 if isinstance(op, Gemm) else 0.0, 0.1)
     job = make_job(GPT)
-    host = replace(job.stack.host, launch_s={"eager": 0.0}, message_s=0.0, step_s=0.0)
+    host = replace(job.stack.host, launch_s={"eager": 0.0}, message_s={"eager": 0.0, "compile": 0.0}, step_s=0.0)
     found = simulate(replace(job, stack=replace(job.stack, host=host, spread=0.0)), only_gemms)
     assert found.spread == pytest.approx(0.1)
     assert found.interval_s[1] == pytest.approx(found.step_s * math.exp(NINETY_PERCENT * 0.1))
@@ -98,7 +98,7 @@ def test_an_interval_worked_by_hand():
 def test_what_a_stack_leaves_out_makes_a_step_less_sure():
     """Prices without doubt and a stack unsure by 5 %; then both, 3 and 4 % independently: 5 %."""
     job = make_job(GPT)
-    host = replace(job.stack.host, launch_s={"eager": 0.0}, message_s=0.0, step_s=0.0)
+    host = replace(job.stack.host, launch_s={"eager": 0.0}, message_s={"eager": 0.0, "compile": 0.0}, step_s=0.0)
     for prices, stack_spread in ((0.0, 0.05), (0.03, 0.04)):
         only_gemms = Priced(lambda op: 1e-3 if isinstance(op, Gemm) else 0.0, prices)
         quiet = replace(job, stack=replace(job.stack, host=host, spread=stack_spread))
@@ -108,7 +108,7 @@ def test_what_a_stack_leaves_out_makes_a_step_less_sure():
 def test_kinds_of_work_are_unsure_independently():
     """GEMMs and attention, half of the time each at 10 %: 0.1 / sqrt 2 in all."""
     job = make_job(LLAMA, "torchtitan")
-    host = replace(job.stack.host, launch_s={"eager": 0.0}, message_s=0.0, step_s=0.0)
+    host = replace(job.stack.host, launch_s={"eager": 0.0}, message_s={"eager": 0.0, "compile": 0.0}, step_s=0.0)
     quiet = replace(job, stack=replace(job.stack, host=host, spread=0.0))
     kinds: dict[type, float] = {}
     for kind in (Gemm, Attention):

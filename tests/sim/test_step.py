@@ -17,10 +17,10 @@ from workloads.layout import Layout, Training
 from workloads.ops import Gemm, Transfer
 from workloads.stack import Host
 
-QUIET = Host(launch_s={"eager": 0.0, "compile": 0.0}, message_s=0.0)
+QUIET = Host(launch_s={"eager": 0.0, "compile": 0.0}, message_s={"eager": 0.0, "compile": 0.0})
 PLAIN = changed(
     stack("megatron-lm-2022"),
-    host={"launch_s": {"eager": 0.0}, "message_s": 0.0, "step_s": 0.0},
+    host={"launch_s": {"eager": 0.0}, "message_s": {"eager": 0.0}, "step_s": 0.0},
     overlap={"tensor": False, "tensor_backward": False, "gradients": "none", "parameters": False, "pipeline": False},
 )
 ONE_MS_A_GEMM = Priced(lambda op: 1e-3 if isinstance(op, Gemm) else 0.0)

@@ -10,6 +10,7 @@ from typing import Literal
 
 from workloads.graph import Work
 from workloads.ops import Attention, Collective, Transfer
+from workloads.pieces import kernel_work
 from workloads.shard import Shard
 
 STREAM = "cp"
@@ -32,6 +33,9 @@ def _ring(shard: Shard, whole: Attention) -> tuple[Work, ...]:
         if step + 1 < steps:
             work.append(send._replace(name=f"kv{step + 1}", waits=f"kv{step}"))
         work.append(Work(other, waits=f"kv{step}"))
+        work.extend(
+            kernel_work(shard, shard.kernels.merge, shard.tokens, whole.heads * whole.head_dim, whole.direction)
+        )
     return tuple(work)
 
 

@@ -8,10 +8,10 @@ front (Korthikanti et al., arXiv:2205.05198).
 
 from dataclasses import replace
 
+from workloads.autocast import DATA
 from workloads.graph import Work
-from workloads.linear import DATA
 from workloads.ops import Collective, CollectiveKind
-from workloads.pieces import Piece
+from workloads.pieces import Piece, kernel_work
 from workloads.shard import Shard
 
 STREAM = "tp"
@@ -25,13 +25,11 @@ def column(shard: Shard, piece: Piece) -> Piece:
     if not shard.layout.sequence_parallel:
         return replace(piece, backward=reduced)
     gather = _collective(shard, "all_gather")
+    forward = _beside(shard, gather, (*_copies(shard), *piece.forward), before=True)
+    if shard.stack.keeps_gathered:
+        return replace(piece, forward=forward, backward=reduced)
     again = _until_weights(gather, reduced)
-    return replace(
-        piece,
-        forward=_beside(shard, gather, piece.forward, before=True),
-        backward=again,
-        saved_bytes=piece.saved_bytes / shard.layout.tp,
-    )
+    return replace(piece, forward=forward, backward=again, saved_bytes=piece.saved_bytes / shard.layout.tp)
 
 
 def row(shard: Shard, piece: Piece) -> Piece:
@@ -42,8 +40,8 @@ def row(shard: Shard, piece: Piece) -> Piece:
         return replace(piece, forward=(*piece.forward, _collective(shard, "all_reduce")))
     return replace(
         piece,
-        forward=_beside(shard, _collective(shard, "reduce_scatter"), piece.forward, before=False),
-        backward=_beside(shard, _collective(shard, "all_gather"), piece.backward, before=True),
+        forward=_beside(shard, _collective(shard, "reduce_scatter"), (*piece.forward, *_copies(shard)), before=False),
+        backward=_beside(shard, _collective(shard, "all_gather"), (*_copies(shard), *piece.backward), before=True),
         output_bytes=piece.output_bytes / shard.layout.tp,
     )
 
@@ -86,12 +84,18 @@ def _collective(shard: Shard, kind: CollectiveKind) -> Work:
     return Work(op, STREAM, name=kind)
 
 
+def _copies(shard: Shard) -> tuple[Work, ...]:
+    """Where ranks' parts of the sequence do not lie one after the other in memory, they are put in order."""
+    return kernel_work(shard, shard.kernels.gathered, shard.tokens, shard.model.hidden, "fwd")
+
+
 def _behind_data(shard: Shard, backward: tuple[Work, ...]) -> tuple[Work, ...]:
     """Reduce the data gradient as soon as it is there; the weight gradient may run meanwhile."""
     kind: CollectiveKind = "reduce_scatter" if shard.layout.sequence_parallel else "all_reduce"
     reduce = _collective(shard, kind)._replace(asynchronous=shard.stack.overlap.tensor_backward)
     last = max(index for index, work in enumerate(backward) if work.name == DATA)
-    return (*backward[: last + 1], reduce, *backward[last + 1 :])
+    copies = _copies(shard) if kind == "reduce_scatter" else ()
+    return (*backward[: last + 1], *copies, reduce, *backward[last + 1 :])
 
 
 def _until_weights(gather: Work, backward: tuple[Work, ...]) -> tuple[Work, ...]:
