@@ -59,7 +59,7 @@ class Report:
     skipped: Mapping[str, int]
 
     def summary(self) -> list[dict[str, Any]]:
-        """Errors of each family as a whole, then by data type (GEMM), kernel and direction, kind and ranks (collectives)."""
+        """Errors of each family as a whole, then by data type (GEMM), kernel and direction (others), kind and ranks."""
         found = []
         for family in dict.fromkeys(family_name(point.op) for point in self.points):
             members = [point for point in self.points if family_name(point.op) == family]
@@ -90,7 +90,8 @@ def evaluate(
 ) -> Report:
     """Prices of the rows of one mode on one device, against their times: a median for each different op.
 
-    `cost_model` is of the same mode: `sustained=True` for sustained rows. Without `messages`, collectives have no price.
+    `cost_model` is of the same mode: `sustained=True` for sustained rows. Without `messages`, collectives have no
+    price.
     """
     skipped: dict[str, int] = {}
     times: dict[Op, list[float]] = {}

@@ -36,7 +36,7 @@ GRIDS: Grids = {
     "gemm": TREES,
     "attention": TREES,
     "pointwise": (
-        TREES[1],
+        TREES[0],
         Covariance(shared=0.1, level=0.05, own=0.3, reach=1.3, stretch=1.5, noise=0.003),
         Covariance(shared=0.05, level=0.05, own=0.3, reach=1.0, stretch=1.0, noise=0.01),
         Covariance(shared=0.1, level=0.05, own=0.3, reach=1.0, stretch=2.0, noise=0.005),
@@ -58,7 +58,8 @@ def fit(
 ) -> Profile:
     """The profile of one device from its measurements; `done` hears of each family that is finished.
 
-    `grids` says which settings are tried for each family, `domain` where its collectives ran; without, they are left out.
+    `grids` says which settings are tried for each family, `domain` where its collectives ran: without one, they are
+    left out.
 
     Raises ValueError where neither a family nor a collective has enough rows.
     """

@@ -116,6 +116,9 @@ def evaluate(
     profile: Annotated[Path | None, typer.Option(help="A profile; by default the one that `run` uses.")] = None,
     physics: Annotated[bool, typer.Option("--physics", help="Physics alone, without a profile.")] = False,
     sustained: Annotated[bool, typer.Option("--sustained/--burst", help="Rows of long runs, or of bursts.")] = False,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out-device", help="Each device of the table by a fit on all the others.")
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="Write two plots: accuracy and roofline.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -128,6 +131,9 @@ def evaluate(
     from sim.report.tables import evaluation_table
     from sim.report.terminal import show
 
+    if leave_out:
+        _leave_out(table, as_json)
+        return
     with bad_input():
         rows, machine = measured_device(table, device)
         model = cost_model(machine, profile=profile, physics=physics, sustained=sustained)
@@ -145,6 +151,26 @@ def evaluate(
         print_json(report.document() | ({"power": power} if sustained else {}))
     else:
         show(evaluation_table([*report.summary(), *power]))
+
+
+def _leave_out(table: Path, as_json: bool) -> None:
+    """Print the errors on each device of a table by what was learned on its other devices."""
+    from calibration.leave_out import leave_out_lines
+    from hardware.descriptor import DescriptorError
+    from sim.measured import measured_devices
+    from sim.report.tables import leave_out_table
+    from sim.report.terminal import show
+
+    with bad_input():
+        rows, devices = measured_devices(table)
+        try:
+            lines = leave_out_lines(rows, devices, lambda name: typer.echo(f"{name}: left out", err=True))
+        except ValueError as error:
+            raise DescriptorError(table, [str(error)]) from error
+    if as_json:
+        print_json({"devices": list(devices), "summary": lines})
+    else:
+        show(leave_out_table(lines))
 
 
 @app.command()
