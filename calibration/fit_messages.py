@@ -1,7 +1,9 @@
 """Learns the correction of collectives: for each kind and number of ranks a curve over log2(bytes).
 
 A curve is least squares on hats a quarter octave wide, whose steps from knot to knot are drawn towards zero; a row far
-off the others counts less (Huber). The physics comes as a function: it is the simulator's, whose layer lies above.
+off the others counts less (Huber). Then the times at the knots are made to grow with size (isotonic regression): what
+is left of noise must not make a larger message cheaper. The physics comes as a function: it is the simulator's, whose
+layer lies above.
 """
 
 import hashlib
@@ -24,6 +26,9 @@ REACH_OCTAVES = 1.0  # from a knot to the nearest measured size, at most
 STEP_PULL = 0.1  # rows' worth of pull of a knot towards its neighbour
 OUTLIER = 0.04  # residual of the logarithm from which a row counts less
 ROUNDS = 6
+
+
+Base = Callable[[Floats], Floats]
 
 
 class Domain(NamedTuple):
@@ -56,9 +61,10 @@ def fit_messages(rows: Sequence[Measurement], domain: Domain) -> MessageModel | 
         return None
     size, target = sizes_of(ops), np.log(np.array([times[op] for op in ops]) / domain.seconds(ops))
     groups = np.array([kinds.index(kind_of(op)) for op in ops], dtype=np.intp)
-    residuals = target - _unseen(size, target, groups)
+    bases = [_base(domain, kind) for kind in kinds]
+    residuals = target - _unseen(size, target, groups, bases)
     spread = Spread.of(residuals, size, groups, len(kinds))
-    curves = [curve(size[groups == kind], target[groups == kind]) for kind in range(len(kinds))]
+    curves = [curve(size[groups == kind], target[groups == kind], base) for kind, base in enumerate(bases)]
     return MessageModel(
         fabric=domain.fabric,
         kinds=kinds,
@@ -87,9 +93,14 @@ def within(row: Measurement, gpus: int) -> bool:
     return 1 < ranks <= min(row.ranks_per_node or ranks, gpus)
 
 
-def curve(size: Floats, target: Floats) -> Curve:
-    """Through rows of one kind, robust against single ones."""
+def curve(size: Floats, target: Floats, base: Base) -> Curve:
+    """Through rows of one kind, robust against single ones, of times that grow with size."""
     knots = _knots(size)
+    base_log = base(knots)
+    return Curve(knots, _growing(_smooth(size, target, knots) + base_log) - base_log)
+
+
+def _smooth(size: Floats, target: Floats, knots: Floats) -> Floats:
     hats = np.array([np.interp(size, knots, one) for one in np.eye(len(knots))]).T
     steps = np.diff(np.eye(len(knots)), axis=0)
     pull = STEP_PULL * steps.T @ steps + 1e-9 * np.eye(len(knots))
@@ -97,7 +108,24 @@ def curve(size: Floats, target: Floats) -> Curve:
     for _ in range(ROUNDS):
         log = np.linalg.solve(hats.T @ (weight[:, None] * hats) + pull, hats.T @ (weight * target))
         weight = OUTLIER / np.maximum(np.abs(target - hats @ log), OUTLIER)
-    return Curve(knots, log)
+    return log
+
+
+def _growing(values: Floats) -> Floats:
+    """The nearest ascending sequence: means of those that fall, joined until none does."""
+    runs: list[tuple[float, int]] = []
+    for value in values.tolist():
+        run = (value, 1)
+        while runs and runs[-1][0] >= run[0]:
+            mean, count = runs.pop()
+            run = ((mean * count + run[0] * run[1]) / (count + run[1]), count + run[1])
+        runs.append(run)
+    return np.repeat([mean for mean, _ in runs], [count for _, count in runs])
+
+
+def _base(domain: Domain, kind: str) -> Base:
+    """log2(bytes) -> log(seconds of physics) of one kind."""
+    return lambda sizes: np.log(domain.seconds([_probe(kind, 2.0**size) for size in sizes.tolist()]))
 
 
 def fingerprint(domain: Domain, kinds: Sequence[str]) -> str:
@@ -121,7 +149,7 @@ def _knots(size: Floats) -> Floats:
     return found
 
 
-def _unseen(size: Floats, target: Floats, groups: NDArray[np.intp]) -> Floats:
+def _unseen(size: Floats, target: Floats, groups: NDArray[np.intp], bases: Sequence[Base]) -> Floats:
     """Of each row by a curve through the rows of other folds; equal sizes are in one fold, whatever their kind."""
     folds = np.array([_fold(each) for each in size])
     predicted = np.zeros(len(size))
@@ -129,7 +157,7 @@ def _unseen(size: Floats, target: Floats, groups: NDArray[np.intp]) -> Floats:
         for fold in range(FOLDS):
             away, others = (groups == kind) & (folds == fold), (groups == kind) & (folds != fold)
             if away.any() and others.any():
-                predicted[away] = np.interp(size[away], *curve(size[others], target[others]))
+                predicted[away] = np.interp(size[away], *curve(size[others], target[others], bases[kind]))
     return predicted
 
 
