@@ -150,7 +150,8 @@ def evaluate(
     if as_json:
         print_json(report.document() | ({"power": power} if sustained else {}))
     else:
-        show(evaluation_table([*report.summary(), *power]))
+        reasons = [f"{rows:,} rows without a price: {reason}" for reason, rows in report.skipped.items()]
+        show(evaluation_table([*report.summary(), *power]), *reasons)
 
 
 def _leave_out(table: Path, as_json: bool) -> None:
