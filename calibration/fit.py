@@ -10,8 +10,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from calibration import fit_messages as messages
 from calibration.cost.learned import Learned
 from calibration.cost.learned_boosting import TREES, Settings
 from calibration.cost.learned_columns import COLUMN_NAMES
@@ -19,7 +19,7 @@ from calibration.cost.learned_domain import Domain
 from calibration.cost.learned_family import FamilyModel
 from calibration.cost.learned_features import coordinates, family_of, group_of
 from calibration.cost.learned_kriging import Covariance
-from calibration.cost.learned_spread import NINETY_PERCENT, Spread
+from calibration.cost.learned_spread import Spread, errors_on
 from calibration.cost.learned_training import Sample, Training, best_settings, fitted, training_rows
 from calibration.cost.physics import Physics
 from calibration.cost.rates import Floats
@@ -30,16 +30,15 @@ from workloads.ops import DTYPE_BYTES, Attention, ComputeOp, Gemm, Pointwise, tr
 
 FEWEST_ROWS = 12  # of a family; below, physics stands alone
 LIMIT_MARGIN = 0.05
-# Tried in turn for each family; kernels bound by memory are many, with few rows each.
+# Tried in turn for each family. Kernels bound by memory are many, with few rows each: trees did a third worse on them.
 Grids = Mapping[str, Sequence[Settings | Covariance]]
 GRIDS: Grids = {
     "gemm": TREES,
     "attention": TREES,
     "pointwise": (
-        TREES[1],
+        Covariance(shared=0.1, level=0.05, own=0.3, reach=1.0, stretch=2.0, noise=0.005),
         Covariance(shared=0.1, level=0.05, own=0.3, reach=1.3, stretch=1.5, noise=0.003),
         Covariance(shared=0.05, level=0.05, own=0.3, reach=1.0, stretch=1.0, noise=0.01),
-        Covariance(shared=0.1, level=0.05, own=0.3, reach=1.0, stretch=2.0, noise=0.005),
     ),
 }
 BURST, SUSTAINED = "burst", "sustained"
@@ -49,20 +48,49 @@ LOAD_RIDGE = 0.2  # of squared log slowdown: about four long runs of large GEMMs
 Done = Callable[[str], None]
 
 
-def fit(rows: Sequence[Measurement], device: Device, done: Done | None = None, grids: Grids = GRIDS) -> Profile:
-    """The profile of one device from its burst measurements; `done` hears of each family that is finished.
+def fit(
+    rows: Sequence[Measurement],
+    device: Device,
+    done: Done | None = None,
+    grids: Grids = GRIDS,
+    domain: messages.Domain | None = None,
+) -> Profile:
+    """The profile of one device from its measurements; `done` hears of each family that is finished.
 
-    `grids` says which settings are tried for each family.
+    `grids` says which settings are tried for each family, `domain` where its collectives ran: without one, they are
+    left out.
 
-    Raises ValueError where no family has enough rows.
+    Raises ValueError where neither a family nor a collective has enough rows.
     """
-    return fit_relatives(rows, [device], done, grids)
+    own = [row for row in rows if row.device in (None, "", device.name)]
+    found = messages.fit_messages(own, domain) if domain else None
+    profile = _profile(rows, [device], done, grids)
+    if not profile.families and not found:
+        raise _too_few(profile)
+    if found and done:
+        done("collective")
+    return replace(profile, messages=found)
 
 
 def fit_relatives(
     rows: Sequence[Measurement], devices: Sequence[Device], done: Done | None = None, grids: Grids = GRIDS
 ) -> Profile:
-    """One profile from the measurements of several devices, for others of their kind."""
+    """One profile from the measurements of several devices, for others of their kind: of computation alone.
+
+    Raises ValueError where no family has enough rows.
+    """
+    profile = _profile(rows, devices, done, grids)
+    if not profile.families:
+        raise _too_few(profile)
+    return profile
+
+
+def _too_few(profile: Profile) -> ValueError:
+    names = ", ".join(profile.devices)
+    return ValueError(f"{names}: fewer than {FEWEST_ROWS} {BURST} rows of every family; nothing to fit")
+
+
+def _profile(rows: Sequence[Measurement], devices: Sequence[Device], done: Done | None, grids: Grids) -> Profile:
     found = samples(rows, devices)
     families: dict[str, FamilyModel] = {}
     for family in COLUMN_NAMES:
@@ -72,8 +100,6 @@ def fit_relatives(
             if done:
                 done(family)
     names = tuple(device.name for device in devices)
-    if not families:
-        raise ValueError(f"{', '.join(names)}: fewer than {FEWEST_ROWS} {BURST} rows of every family; nothing to fit")
     stacks = sorted({row.stack for row in rows if row.device in names})
     profile = Profile(
         device=names[0],
@@ -126,7 +152,7 @@ def _family(family: str, members: Sequence[Sample], grid: Sequence[Settings | Co
     spread = Spread.of(residuals, size, training.groups, len(groups))
     report = {
         "settings": asdict(settings),
-        "unseen": _errors(residuals, spread.at(size, training.groups), training.groups, groups),
+        "unseen": errors_on(residuals, spread.at(size, training.groups), training.groups, groups),
     }
     return FamilyModel(
         family=family,
@@ -177,26 +203,6 @@ def _exponent(predicted: Floats, measured: Floats, towards: float) -> float:
 def _limits(training: Training, count: int) -> Floats:
     members = [training.target[training.groups == group] for group in range(count)]
     return np.array([(rows.min() - LIMIT_MARGIN, rows.max() + LIMIT_MARGIN) for rows in members])
-
-
-def _errors(
-    residuals: Floats, spread: Floats, groups: NDArray[np.intp], names: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """On unseen folds, of all rows and of each group."""
-    members = {"all": np.ones(len(groups), dtype=np.bool_)}
-    members |= {name: groups == index for index, name in enumerate(names)}
-    return {name: _error(residuals[rows], spread[rows]) for name, rows in members.items()}
-
-
-def _error(residuals: Floats, spread: Floats) -> dict[str, float]:
-    relative = np.exp(-residuals) - 1
-    inside = np.abs(residuals) <= NINETY_PERCENT * spread
-    found = {"median": np.median(np.abs(relative)), "mean": np.abs(relative).mean(), "bias": relative.mean()}
-    return {
-        "n": len(residuals),
-        **{name: round(float(value), 5) for name, value in found.items()},
-        "inside": round(float(inside.mean()), 4),
-    }
 
 
 def fingerprint(device: Device) -> str:

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from calibration.cost.learned_features import family_of
 from calibration.cost.rates import hbm_bytes_per_s, peak_flops_per_s
-from calibration.evaluate import Point, Report
+from calibration.evaluate import Point, Report, family_name
 from hardware.types import Device
-from workloads.ops import DTYPE_BYTES, Pointwise
+from workloads.ops import DTYPE_BYTES, Attention, Gemm
 
-TITLES = {"gemm": "GEMM", "attention": "attention", "pointwise": "memory-bound"}
+TITLES = {"gemm": "GEMM", "attention": "attention", "pointwise": "memory-bound", "collective": "collectives"}
 FACTOR = 1.1  # of the dotted lines beside the diagonal
 
 
@@ -48,10 +47,11 @@ def accuracy(report: Report) -> Any:
 def roofline(report: Report, device: Device) -> Any:
     """Achieved FLOP/s of GEMMs and attention over FLOPs per byte, below the roofs of their data types."""
     plotly = import_module("plotly.graph_objects")
-    points = [point for point in report.points if not isinstance(point.op, Pointwise)]
+    points = [point for point in report.points if isinstance(point.op, Gemm | Attention)]
+    dtypes = {point: getattr(point.op, "dtype", "") for point in points}
     traces = []
-    for dtype in [name for name in DTYPE_BYTES if any(point.op.dtype == name for point in points)]:
-        members = [point for point in points if point.op.dtype == dtype]
+    for dtype in [name for name in DTYPE_BYTES if name in dtypes.values()]:
+        members = [point for point in points if dtypes[point] == dtype]
         x = [point.op.flops / point.op.bytes for point in members]
         traces.append(
             _scatter(plotly, dtype, members, x, [point.op.flops / point.measured_s / 1e12 for point in members])
@@ -68,7 +68,7 @@ def _roof(plotly: Any, dtype: str, ends: tuple[float, float], device: Device) ->
 
 def _families(report: Report) -> list[tuple[str, list[Point]]]:
     found = [
-        (title, [point for point in report.points if family_of(point.op) == name]) for name, title in TITLES.items()
+        (title, [point for point in report.points if family_name(point.op) == name]) for name, title in TITLES.items()
     ]
     return [(title, points) for title, points in found if points]
 

@@ -17,10 +17,13 @@ import numpy as np
 
 from calibration.cost.learned_arrays import Array, array_shapes, arrays_of, model_of, table_of
 from calibration.cost.learned_family import FamilyModel
+from calibration.cost.learned_message_arrays import MESSAGE_SHAPES, message_arrays, message_model, message_table
+from calibration.cost.learned_messages import MessageModel
 from hardware.types import Device
 
-FORMAT = 1
+FORMAT = 2
 HEADER = "profile.json"
+MESSAGES = "messages"
 FILE = "profile.npz"
 LARGEST_BYTES = 64_000_000  # of one member, unpacked
 WRITTEN = (1980, 1, 1, 0, 0, 0)  # in the archive: the bytes depend on the content alone
@@ -44,6 +47,7 @@ class Profile:
         stack: the software that ran, as in torch-2.11-cu130.
         devices: all whose measurements went in.
         families: family -> its model.
+        messages: the curves of collectives; None where none were measured.
         provenance: measurements, versions and settings behind the fit.
     """
 
@@ -52,6 +56,7 @@ class Profile:
     devices: tuple[str, ...]
     families: Mapping[str, FamilyModel]
     provenance: Mapping[str, Any]
+    messages: MessageModel | None = None
 
 
 def save(profile: Profile, path: str | Path) -> None:
@@ -59,6 +64,9 @@ def save(profile: Profile, path: str | Path) -> None:
     members = {HEADER: json.dumps(_header(profile), indent=1).encode()}
     for family, model in profile.families.items():
         members |= {f"{family}.{name}.npy": _packed(array) for name, array in arrays_of(model).items()}
+    if profile.messages:
+        arrays = message_arrays(profile.messages)
+        members |= {f"{MESSAGES}.{name}.npy": _packed(array) for name, array in arrays.items()}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
@@ -118,6 +126,7 @@ def _header(profile: Profile) -> dict[str, Any]:
         "devices": profile.devices,
         "provenance": profile.provenance,
         "families": {family: table_of(model) for family, model in profile.families.items()},
+        MESSAGES: message_table(profile.messages) if profile.messages else None,
     }
 
 
@@ -151,11 +160,16 @@ def _profile(members: Mapping[str, bytes]) -> Profile:
         devices=tuple(map(str, header["devices"])),
         families={family: model_of(family, table, _arrays(family, table, members)) for family, table in tables},
         provenance=dict(header["provenance"]),
+        messages=_messages(header[MESSAGES], members) if header[MESSAGES] else None,
     )
 
 
 def _unpacked(data: bytes) -> Array:
     return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+
+
+def _messages(table: Mapping[str, Any], members: Mapping[str, bytes]) -> MessageModel:
+    return message_model(table, {name: _unpacked(members[f"{MESSAGES}.{name}.npy"]) for name in MESSAGE_SHAPES})
 
 
 def _arrays(family: str, table: Mapping[str, Any], members: Mapping[str, bytes]) -> dict[str, Array]:

@@ -115,6 +115,8 @@ class Fabric:
         latency_s: time of one hop of a small message, software included.
         pipeline_bytes: what a device has to send before the pipeline of a large collective is full.
         start_s: architecture -> fixed time of a collective of its devices; `other` for the rest.
+        message_share: architecture -> rate of messages and of all-to-all within the domain, relative to that of rings;
+            1 for the rest.
         in_switch_share: architecture -> share of the peak that all-reduces inside the switch reach;
             architectures that cannot have the switch reduce are absent.
     """
@@ -130,6 +132,7 @@ class Fabric:
     source: str
     pipeline_bytes: Positive = 5e6
     start_s: Mapping[str, Positive] = field(default_factory=lambda: {"other": 8e-6})
+    message_share: Mapping[str, Positive] = field(default_factory=dict)
     in_switch_share: Mapping[str, Share] = field(default_factory=dict)
 
 

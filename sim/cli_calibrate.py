@@ -10,6 +10,7 @@ from sim.cli_input import BAD_INPUT, AsJson, DeviceName, JobPath, TablePath, bad
 
 app = typer.Typer()
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.")]
+ClusterName = Annotated[str, typer.Option("--cluster", help="Where collectives ran; by default a usual one.")]
 
 
 @app.command()
@@ -81,17 +82,24 @@ def topology(
 
 
 @app.command()
-def fit(table: TablePath, device: DeviceName = "", out: Out = None) -> None:
+def fit(table: TablePath, device: DeviceName = "", cluster: ClusterName = "", out: Out = None) -> None:
     """Learn the correction over physics from a table of measurements, as a profile that `run` uses by itself."""
     from calibration import profile as profiles
     from calibration.fit import fit as learn
     from hardware.descriptor import DescriptorError
+    from sim.machine import domain_of, machine_of
     from sim.measured import measured_device
 
     with bad_input():
         rows, machine = measured_device(table, device)
+        joined = machine_of(machine, cluster)
         try:
-            found = learn(rows, machine, done=lambda family: typer.echo(f"{family}: fitted", err=True))
+            found = learn(
+                rows,
+                machine,
+                done=lambda family: typer.echo(f"{family}: fitted", err=True),
+                domain=domain_of(joined) if joined else None,
+            )
         except ValueError as error:
             raise DescriptorError(table, [str(error)]) from error
         path = out or profiles.FOLDER / machine.name / (found.stack or "measured") / profiles.FILE
@@ -104,32 +112,66 @@ def fit(table: TablePath, device: DeviceName = "", out: Out = None) -> None:
 def evaluate(
     table: TablePath,
     device: DeviceName = "",
+    cluster: ClusterName = "",
     profile: Annotated[Path | None, typer.Option(help="A profile; by default the one that `run` uses.")] = None,
     physics: Annotated[bool, typer.Option("--physics", help="Physics alone, without a profile.")] = False,
     sustained: Annotated[bool, typer.Option("--sustained/--burst", help="Rows of long runs, or of bursts.")] = False,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out-device", help="Each device of the table by a fit on all the others.")
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="Write two plots: accuracy and roofline.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say how good prices are on measurements that the fit has not seen."""
+    """Say how good prices are on measurements that the fit has not seen; of long runs also power and clock."""
     from calibration.evaluate import evaluate as compare_rows
+    from calibration.evaluate_power import power_points, power_summary
+    from sim.machine import machine_of, priced_messages
     from sim.measured import measured_device
     from sim.profiles import cost_model
     from sim.report.tables import evaluation_table
     from sim.report.terminal import show
 
+    if leave_out:
+        _leave_out(table, as_json)
+        return
     with bad_input():
         rows, machine = measured_device(table, device)
         model = cost_model(machine, profile=profile, physics=physics, sustained=sustained)
-        report = compare_rows(rows, model, machine, mode="sustained" if sustained else "burst")
+        joined = machine_of(machine, cluster)
+        messages = priced_messages(joined, model) if joined else None
+        report = compare_rows(rows, model, machine, mode="sustained" if sustained else "burst", messages=messages)
+        burst = cost_model(machine, profile=profile, physics=physics)
+        power = power_summary(power_points(rows, burst, machine)) if sustained else []
         if html:
             from calibration.plots import page
             from sim.report.files import write_text
 
             write_text(html, page(report, machine))
     if as_json:
-        print_json(report.document())
+        print_json(report.document() | ({"power": power} if sustained else {}))
     else:
-        show(evaluation_table(report.summary()))
+        reasons = [f"{rows:,} rows without a price: {reason}" for reason, rows in report.skipped.items()]
+        show(evaluation_table([*report.summary(), *power]), *reasons)
+
+
+def _leave_out(table: Path, as_json: bool) -> None:
+    """Print the errors on each device of a table by what was learned on its other devices."""
+    from calibration.leave_out import leave_out_lines
+    from hardware.descriptor import DescriptorError
+    from sim.measured import measured_devices
+    from sim.report.tables import leave_out_table
+    from sim.report.terminal import show
+
+    with bad_input():
+        rows, devices = measured_devices(table)
+        try:
+            lines = leave_out_lines(rows, devices, lambda name: typer.echo(f"{name}: left out", err=True))
+        except ValueError as error:
+            raise DescriptorError(table, [str(error)]) from error
+    if as_json:
+        print_json({"devices": list(devices), "summary": lines})
+    else:
+        show(leave_out_table(lines))
 
 
 @app.command()

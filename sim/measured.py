@@ -17,3 +17,9 @@ def measured_device(table: Path, name: str) -> tuple[Sequence[Measurement], Devi
         raise DescriptorError(table, [f"has rows of {', '.join(names) or 'no device'}; name one with --device"])
     device = device_named(name or names[0])
     return [row for row in rows if row.device in (None, "", device.name)], device
+
+
+def measured_devices(table: Path) -> tuple[Sequence[Measurement], dict[str, Device]]:
+    """All rows of a table, and all its devices by name; raises DescriptorError."""
+    rows = read_table(table)
+    return rows, {name: device_named(name) for name in sorted({row.device for row in rows if row.device})}

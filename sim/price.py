@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from calibration.cost.model import CostModel
 from hardware.types import Cluster, Device
-from sim import collectives
+from sim.message_price import message_prices
 from workloads.ops import Attention, Collective, ComputeOp, Op, Transfer
 
 
@@ -24,10 +24,9 @@ def price(ops: Sequence[Op], cluster: Cluster, cost_model: CostModel) -> dict[Op
     """What each op costs on `cluster`."""
     messages = [op for op in ops if isinstance(op, Collective | Transfer)]
     computation = [op for op in ops if not isinstance(op, Collective | Transfer)]
-    seconds, spread = collectives.seconds(messages, cluster)
-    prices = dict(zip(messages, _prices(seconds, spread), strict=True))
+    prices = dict(zip(messages, _prices(*message_prices(messages, cluster, cost_model)), strict=True))
     computed = cost_model.price([on_device(cluster.device, op) for op in computation], cluster.device)
-    return prices | dict(zip(computation, _prices(computed.seconds, computed.spread), strict=True))
+    return prices | dict(zip(computation, _prices(*computed), strict=True))
 
 
 def on_device(device: Device, op: ComputeOp) -> ComputeOp:

@@ -19,7 +19,8 @@ from calibration.cost.model import CostModel
 from hardware import catalog
 from hardware.descriptor import DescriptorError
 from hardware.types import Cluster, Device
-from sim import collectives
+from sim.machine import usual_cluster
+from sim.message_price import message_prices
 from sim.profiles import cost_model
 from sim.result import NINETY_PERCENT
 from sim.table_rows import Row, SkippedError, compute_op, count, family, ops, read_table
@@ -27,7 +28,6 @@ from workloads.errors import unknown
 from workloads.ops import Collective, CollectiveKind, CommunicationOp, ComputeOp, Transfer
 
 ADDED = ("predicted_s", "predicted_low_s", "predicted_high_s", "skipped")
-USUAL_NODE = 8
 
 
 class Pricing(NamedTuple):
@@ -179,7 +179,7 @@ def priced(batch: Sequence[ComputeOp], model: CostModel, device: Device) -> list
 
 
 def _messages(batch: list[CommunicationOp], machine: Cluster) -> list[Pricing]:
-    return _pricings(*collectives.seconds(batch, machine))
+    return _pricings(*message_prices(batch, machine, cost_model(machine.device)))
 
 
 def _pricings(seconds: Sequence[float] | np.ndarray, spread: Sequence[float] | np.ndarray) -> list[Pricing]:
@@ -196,13 +196,11 @@ def _device(name: str) -> Device:
         raise SkippedError("; ".join(error.faults)) from None
 
 
-@cache
 def _usual_cluster(device: str) -> str:
-    """The first of the catalogue that has the device, with 8-GPU nodes where there is one."""
-    found = [machine for machine in map(catalog.cluster, catalog.clusters()) if machine.device.name == device]
+    found = usual_cluster(device)
     if not found:
         raise SkippedError(f"no cluster of the catalogue has the device {device}; --cluster names one")
-    return min(found, key=lambda machine: (machine.gpus_per_node != USUAL_NODE, machine.name)).name
+    return found
 
 
 def _machine(row: Row, cluster: str) -> Cluster:

@@ -77,7 +77,7 @@ def model_of(family: str, table: Mapping[str, Any], arrays: Mapping[str, Array])
     features, groups = tuple(table["features"]), tuple(table["groups"])
     if features != COLUMN_NAMES[family]:
         raise ValueError(f"{family}: other features than those of this version")
-    _check_shapes(family, arrays, array_shapes(table), len(groups), len(AXES[family]))
+    check_shapes(family, arrays, array_shapes(table), len(groups), len(AXES[family]))
     low, high = arrays["box"]
     size, sigma = arrays["sigma"]
     return FamilyModel(
@@ -116,7 +116,8 @@ def _shapes_of(family: str, table: Mapping[str, Any], arrays: Mapping[str, Array
     return Trees(start=float(table["start"]), **parts)
 
 
-def _check_shapes(family: str, arrays: Mapping[str, Array], shapes: Shapes, groups: int, axes: int) -> None:
+def check_shapes(family: str, arrays: Mapping[str, Array], shapes: Shapes, groups: int, axes: int) -> None:
+    """Raise ValueError for an array of another type or shape, or with values that are no numbers."""
     sizes: dict[str | int, int] = {"groups": groups, "axes": axes}
     for name, (kind, shape) in shapes.items():
         array = arrays[name]

@@ -24,9 +24,8 @@ class Settings:
 
 
 TREES = (
-    Settings(trees=250, rate=0.1, columns=0.3, rows=0.7, least_rows=2),
     Settings(trees=250, rate=0.1, columns=0.3, rows=0.5, least_rows=4),
-    Settings(trees=250, rate=0.06, columns=0.5, rows=0.5, least_rows=2),
+    Settings(trees=250, rate=0.1, columns=0.3, rows=0.7, least_rows=2),
 )
 
 

@@ -1,5 +1,6 @@
 """How sure a learned price is: from residuals of rows that the model had not seen."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -54,3 +55,23 @@ def _shrunk(relative: Floats) -> float:
     own = _sigma(relative) if len(relative) else 1.0
     weight = len(relative) / (len(relative) + SHRINKAGE_ROWS)
     return float(np.exp(weight * np.log(own)))
+
+
+def errors_on(
+    residuals: Floats, spread: Floats, groups: NDArray[np.intp], names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Errors of all rows and of each group, from residuals log(measured / predicted); for the report of a fit."""
+    members = {"all": np.ones(len(groups), dtype=np.bool_)}
+    members |= {name: groups == index for index, name in enumerate(names)}
+    return {name: _error(residuals[rows], spread[rows]) for name, rows in members.items()}
+
+
+def _error(residuals: Floats, spread: Floats) -> dict[str, float]:
+    relative = np.exp(-residuals) - 1
+    inside = np.abs(residuals) <= NINETY_PERCENT * spread
+    found = {"median": np.median(np.abs(relative)), "mean": np.abs(relative).mean(), "bias": relative.mean()}
+    return {
+        "n": len(residuals),
+        **{name: round(float(value), 5) for name, value in found.items()},
+        "inside": round(float(inside.mean()), 4),
+    }

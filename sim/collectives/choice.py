@@ -32,15 +32,15 @@ def algorithms() -> Mapping[str, Algorithm]:
 
 def seconds(ops: Sequence[CommunicationOp], cluster: Cluster) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Seconds of each op on `cluster`, and their spread: standard deviation of log(measured / predicted)."""
-    prices = {op: (op_s(op, cluster), spread(op, cluster)) for op in set(ops)}
+    start_s = placement(1, 1, cluster).start_s
+    prices = {op: _price(op, fastest(op, cluster), start_s) for op in set(ops)}
     pairs = np.array([prices[op] for op in ops], dtype=np.float64).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
 
 
-def op_s(op: CommunicationOp, cluster: Cluster) -> float:
-    """Seconds of one op; zero where nothing has to move."""
-    phases = fastest(op, cluster)
-    return placement(1, 1, cluster).start_s + pipeline_s(phases) if phases else 0.0
+def _price(op: CommunicationOp, phases: Sequence[Phase], start_s: float) -> tuple[float, float]:
+    """Seconds of one op and their spread; zero where nothing has to move."""
+    return (start_s + pipeline_s(phases), spread(op, phases)) if phases else (0.0, 0.0)
 
 
 def fastest(op: CommunicationOp, cluster: Cluster) -> tuple[Phase, ...]:
@@ -68,15 +68,19 @@ def transfer(op: Transfer, cluster: Cluster) -> tuple[Phase, ...]:
     """The message of rank `source` to its partner, inside the domain or over the network."""
     if op.stride == 0 or op.bytes == 0:
         return ()
-    same_domain = op.source // cluster.domain_gpus == (op.source + op.stride) // cluster.domain_gpus
+    same_domain = in_one_domain(op, cluster)
     return (direct.message(op.bytes, placement(2, abs(op.stride), cluster), same_domain=same_domain),)
 
 
-def spread(op: CommunicationOp, cluster: Cluster) -> float:
-    """How sure a price is; zero where there is nothing to price."""
-    phases = fastest(op, cluster)
-    if not phases:
-        return 0.0
+def in_one_domain(op: CommunicationOp, cluster: Cluster) -> bool:
+    """Whether all that take part share one scale-up domain."""
+    if isinstance(op, Transfer):
+        return op.source // cluster.domain_gpus == (op.source + op.stride) // cluster.domain_gpus
+    return placement(op.ranks, op.stride, cluster).domains == 1
+
+
+def spread(op: CommunicationOp, phases: Sequence[Phase]) -> float:
+    """How sure a price is."""
     if any(phase.fabric == "scale_out" for phase in phases):
         return NETWORK_SPREAD
     return SMALL_SPREAD if op.bytes < SMALL_BYTES else SPREAD

@@ -95,6 +95,7 @@ def placement(ranks: int, stride: int, cluster: Cluster) -> Placement:
     rate = cluster.scale_up_bytes_per_s * up.utilisation
     links = links_share(members, stride, cluster)
     architecture = device.architecture.name
+    messages = rate * up.message_share.get(architecture, 1.0)
     return Placement(
         ranks=ranks,
         stride=stride,
@@ -102,8 +103,8 @@ def placement(ranks: int, stride: int, cluster: Cluster) -> Placement:
         domains=domains,
         node_ranks=max(1, min(members, cluster.gpus_per_node // stride)),
         up_bytes_per_s=rate * links,
-        all_pairs_bytes_per_s=rate * links * bridge_share(members, cluster),
-        pair_bytes_per_s=rate * up.pair_share,
+        all_pairs_bytes_per_s=messages * links * bridge_share(members, cluster),
+        pair_bytes_per_s=messages * up.pair_share,
         out_bytes_per_s=cluster.scale_out_bytes_per_s * out.utilisation / cluster.gpus_per_node,
         in_switch_bytes_per_s=cluster.scale_up_bytes_per_s * up.in_switch_share.get(architecture, 0.0),
         full_mesh=is_full_mesh(cluster),

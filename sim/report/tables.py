@@ -183,6 +183,15 @@ def evaluation_table(rows: Sequence[Row]) -> Table:
     return made
 
 
+def leave_out_table(rows: Sequence[Row]) -> Table:
+    """Errors on each device of what was learned on the others."""
+    made = table("device", "family", "of it", "shapes", "median", "mean", "bias", "in interval", "physics mean", left=3)
+    for row in rows:
+        figures = [row.get(key) for key in ("median", "mean", "bias", "inside", "physics_mean")]
+        made.add_row(*(str(row[key]) for key in ("device", "family", "group", "n")), *map(_cell, figures))
+    return made
+
+
 def comparison_table(
     predicted: Mapping[str, float], measured: Mapping[str, float], predicted_s: float, measured_s: float
 ) -> Table:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from calibration.cost.model import Prices
-from calibration.evaluate import evaluate
+from calibration.evaluate import Messages, evaluate
 from calibration.plots import page
 from calibration.table import Measurement
 from hardware import catalog
 from hardware.types import Device
-from workloads.ops import ComputeOp
+from workloads.ops import CommunicationOp, ComputeOp
 
 DEVICE = "h200-sxm"
 
@@ -76,10 +76,44 @@ def test_groups_are_listed_below_their_family() -> None:
     ]
 
 
+def of_a_collective(size: float, time_s: float, **changes: object) -> Measurement:
+    shape = Measurement(op="all_reduce", device=DEVICE, ranks=2, ranks_per_node=2, bytes=size, time_s=time_s)
+    return replace(shape, **changes)  # type: ignore[arg-type]
+
+
+def a_second_each(ops: Sequence[CommunicationOp]) -> Prices:
+    return Prices(np.ones(len(ops)), np.full(len(ops), 0.1))
+
+
+def test_collectives_are_listed_as_a_whole_by_kind_and_once_more_where_large() -> None:
+    rows = [of_a_collective(1e3, 2.0), of_a_collective(1e6, 0.5), of_a_collective(1e9, 1.0, op="send_recv")]
+    report = evaluate(rows, Constant(), catalog.device(DEVICE), messages=Messages(8, a_second_each))
+    lines = {(line["family"], line["group"]): line for line in report.summary()}
+    assert [(line["group"], line["n"]) for line in lines.values()] == [
+        ("all", 3),
+        ("all, 1 MB up", 2),
+        ("all_reduce/2", 2),
+        ("all_reduce/2, 1 MB up", 1),
+        ("send_recv", 1),
+        ("send_recv, 1 MB up", 1),
+    ]
+    assert lines["collective", "all"]["mean"] == pytest.approx((0.5 + 1.0 + 0.0) / 3)
+    assert lines["collective", "all_reduce/2, 1 MB up"]["bias"] == pytest.approx(1.0)
+
+
+def test_collectives_that_nobody_prices_are_counted_with_their_reason() -> None:
+    rows = [of_a_collective(1e6, 1.0), of_a_collective(1e6, 1.0, ranks=16, ranks_per_node=8)]
+    device = catalog.device(DEVICE)
+    assert sum(evaluate(rows, Constant(), device).skipped.values()) == 2
+    report = evaluate(rows, Constant(), device, messages=Messages(8, a_second_each))
+    assert (len(report.points), list(report.skipped)) == (1, ["all_reduce: over 16 ranks in no domain of 8 devices"])
+
+
 def test_the_page_of_plots_stands_alone() -> None:
     pytest.importorskip("plotly")
     device = catalog.device(DEVICE)
-    text = page(evaluate([row(m, m * 1e-6) for m in (1, 64, 4096)], Constant(), device), device)
+    rows = [*(row(m, m * 1e-6) for m in (1, 64, 4096)), of_a_collective(1e6, 1.0)]
+    text = page(evaluate(rows, Constant(), device, messages=Messages(8, a_second_each)), device)
     assert text.startswith("<!doctype html>")
     assert "measured (us)" in text
     assert "roof of bf16" in text

@@ -231,7 +231,7 @@ def changed(archive: Path, name: str, change: Callable[[bytes], bytes]) -> Path:
     ("name", "change", "fault"),
     [
         (HEADER, lambda data: data[:-9], "no profile"),
-        (HEADER, lambda data: data.replace(b'"format": 1', b'"format": 9'), "format 9, not 1"),
+        (HEADER, lambda data: data.replace(b'"format": 2', b'"format": 9'), "format 9, not 2"),
         (HEADER, lambda data: data.replace(b"log_m", b"log_q", 1), "other features"),
         ("gemm.feature.npy", lambda data: data[:-1] + b"\xff", "feature 255"),
         ("gemm.value.npy", lambda data: data[:-8] + np.array([np.nan]).tobytes(), "no numbers"),

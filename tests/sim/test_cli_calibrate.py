@@ -57,9 +57,36 @@ def test_evaluation_says_how_good_a_profile_is():
         json.loads(invoke("evaluate", table, "--json", *more).stdout)["summary"] for more in ((), ("--physics",))
     )
     mean = [{(row["family"], row["group"]): row for row in rows} for rows in (learned, physics)]
-    for family in ("gemm", "attention", "pointwise"):
+    for family in ("gemm", "attention", "pointwise", "collective"):
         assert mean[0][family, "all"]["mean"] < 0.6 * mean[1][family, "all"]["mean"]
         assert 0.85 <= mean[0][family, "all"]["inside"] <= 0.96
+
+
+def test_held_out_collectives_from_1_mb_up_meet_their_goal():
+    summary = json.loads(invoke("evaluate", MEASURED / "held_out.csv", "--json").stdout)["summary"]
+    large = [line for line in summary if line["family"] == "collective" and line["group"].endswith("1 MB up")]
+    assert len(large) == 7
+    assert all(line["median"] < 0.04 and line["mean"] < 0.07 for line in large)
+
+
+def test_evaluation_of_long_runs_has_power_and_clock():
+    document = json.loads(invoke("evaluate", MEASURED / "held_out.csv", "--sustained", "--json").stdout)
+    lines = {(line["family"], line["group"]): line for line in document["power"]}
+    assert lines["power", "gemm"]["median"] < 0.04
+    assert lines["power", "gemm"]["mean"] < 0.07
+    assert lines["clock", "gemm"]["n"] > 10
+
+
+def test_collectives_on_a_cluster_of_another_device_are_refused():
+    done = invoke("evaluate", MEASURED / "held_out.csv", "--cluster", "dgx-h100")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "dgx-h100 has h100-sxm, not h200-sxm" in done.stderr
+
+
+def test_leaving_out_the_only_device_is_refused():
+    done = invoke("evaluate", MEASURED / "held_out.csv", "--leave-out-device")
+    assert done.exit_code == 2
+    assert "at least two devices are needed" in done.stderr
 
 
 def test_too_few_rows_are_no_profile(tmp_path: Path):

@@ -48,6 +48,20 @@ def test_message_over_the_network_worked_by_hand(h100):
     assert time_s(Transfer(bytes=16e6, stride=8), h100) == pytest.approx(by_hand, rel=1e-9)
 
 
+def test_message_within_a_node_worked_by_hand(h100):
+    # 16 MB to a neighbour at 1.1 x 0.75 x 450 GB/s: start 5 + 4 us, 2 x 1 us, 16 + 5 MB.
+    by_hand = 9e-6 + 2e-6 + 21e6 / (1.1 * 0.75 * 450e9)
+    assert time_s(Transfer(bytes=16e6, stride=1), h100) == pytest.approx(by_hand, rel=1e-9)
+
+
+def test_a_broadcast_worked_by_hand(h100):
+    # 1 GB to one peer: nothing but 2 x 1 us and the stream at 1.1 x 0.75 x 450 GB/s; to three: 2 of 3 hops fill 5 MB.
+    rate = 1.1 * 0.75 * 450e9
+    assert time_s(op("broadcast", 1e9, 2), h100) == pytest.approx(9e-6 + 2e-6 + 1e9 / rate, rel=1e-9)
+    filled = 9e-6 + 3 * 2e-6 + (1e9 + 5e6 * 2 / 3) / rate
+    assert time_s(op("broadcast", 1e9, 4), h100) == pytest.approx(filled, rel=1e-9)
+
+
 # Single figures of NCCL and RCCL runs: seconds of (device, kind, ranks, bytes).
 @pytest.mark.parametrize(
     ("cluster", "kind", "ranks", "size", "measured_s"),
