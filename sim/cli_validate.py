@@ -36,7 +36,7 @@ def validate(
     if as_json:
         document: dict[str, Any] = {"rows": found.rows, "summary": found.summary}
         document |= {f"by_{name}": groups for name, groups in found.groups.items()}
-        document |= {"sweeps": found.sweeps, "sweep_summary": found.sweep_summary}
+        document |= {"sweeps": found.sweeps, "sweep_summary": found.sweep_summary, "repeats": found.repeats}
         print_json(document | ({"account": accounted} if accounted else {}))
     else:
         show(*report(found, rows=rows, account=accounted))

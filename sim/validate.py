@@ -8,6 +8,7 @@ from pathlib import Path
 from hardware.descriptor import DescriptorError
 from sim import error_figures, sweeps
 from sim.error_figures import Record
+from sim.repeats import repeats
 from sim.result import Result
 from sim.rows import REQUIRED, Row, SkippedRowError, job_of, positive
 from sim.step import simulate
@@ -19,7 +20,7 @@ MANY_ROWS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """Rows as they were compared, and the sweeps of layouts among them.
+    """Rows as they were compared, the sweeps of layouts among them, and runs that are alike.
 
     Each row has id, source, measured_s, predicted_s, error (predicted / measured - 1) or a reason in
     `skipped`, and `parts` of the predicted step (s); where the table gives them also measured and predicted memory
@@ -28,6 +29,7 @@ class Validation:
 
     rows: list[Record]
     sweeps: list[Record]
+    repeats: list[Record]
 
     @property
     def summary(self) -> list[Record]:
@@ -57,7 +59,7 @@ def validate_table(path: Path | None = None) -> Validation:
 def validated(rows: Sequence[Row]) -> Validation:
     """Rows of a step-time table, simulated and summed up."""
     records = compared(rows)
-    return Validation(rows=records, sweeps=sweeps.sweeps(rows, records))
+    return Validation(rows=records, sweeps=sweeps.sweeps(rows, records), repeats=repeats(rows, records))
 
 
 def compared(rows: Sequence[Row]) -> list[Record]:

@@ -18,6 +18,7 @@ Row = Mapping[str, Any]
 SHORT_TABLE = 30  # rows that are shown without being asked for
 MOST_IDS = 3  # of rows that share a reason
 WORTH = 0.9  # of the mean error: a part that leaves more of it explains nothing
+CLOSES = 0.1  # of the gap of a row: a part that closes less does not explain the row
 SHOWN_SHARE = 0.005  # of a step
 FIGURES = {
     "n": "n",
@@ -28,7 +29,7 @@ FIGURES = {
     "within_5": "in 5 %",
     "within_10": "in 10 %",
     "within_20": "in 20 %",
-    "inside_interval": "in interval",
+    "inside_interval": "interval",
 }
 MEMORY = {"memory_n": "n", "memory_mean_abs_error": "mean", "fits_n": "n", "fits_right": "fits right"}
 SWEEPS = {
@@ -39,7 +40,15 @@ SWEEPS = {
     "worst_regret": "worst",
     "best_found": "best found",
 }
-COUNTS = ("n", "skipped", "memory_n", "fits_n", "sweeps", "layouts")
+REPEATS = {
+    "groups": "groups",
+    "rows": "runs",
+    "median_apart": "median apart",
+    "most_apart": "most",
+    "lowest_mean_abs_error": "lowest mean error",
+}
+COUNTS = ("n", "skipped", "memory_n", "fits_n", "sweeps", "layouts", "groups", "rows")
+SHARES = ("within_5", "within_10", "within_20", "inside_interval", "fits_right", "best_found")
 # Parts of a step as headings of narrow columns.
 NARROW = {"recompute": "recomp.", "optimizer": "optim.", "interference": "interf."}
 
@@ -56,6 +65,9 @@ def report(found: Validation, *, rows: bool, account: Row | None) -> Iterator[Re
         yield _below(sweeps_table(found.sweep_summary))
     if account and account["worst"]:
         yield from account_tables(account)
+        if found.repeats:
+            yield _title("Runs alike in every column: what no prediction can tell apart")
+            yield _table("source", REPEATS, found.repeats)
     yield Text("")
     if rows or len(found.rows) <= SHORT_TABLE:
         yield rows_table(found.rows)
@@ -65,8 +77,9 @@ def report(found: Validation, *, rows: bool, account: Row | None) -> Iterator[Re
 
 
 def figures_table(name: str, groups: Sequence[Row]) -> Table:
-    """Errors of step times by group, sizes without their sign."""
-    return _table(name, {key: column for key, column in FIGURES.items() if any(map(_has(key), groups))}, groups)
+    """Errors of step times by group in per cent, sizes without their sign."""
+    columns = {key: column for key, column in FIGURES.items() if any(map(_has(key), groups))}
+    return _table(f"{name}, errors in %", columns, groups, unit="")
 
 
 def memory_table(groups: Sequence[Row]) -> Table:
@@ -84,9 +97,9 @@ def sweeps_table(groups: Sequence[Row]) -> Table:
 
 def account_tables(account: Row) -> Iterator[RenderableType]:
     """The worst rows by the parts of their predicted step; what would explain the errors of their sources."""
-    yield Padding(Text("The worst rows: parts in % of the predicted step", "bold"), (1, 0, 0, 0))
+    yield _title("The worst rows: parts in % of the predicted step")
     yield worst_table(account["worst"])
-    yield Padding(Text("What would explain a source: a diagnostic, nothing is fitted from it", "bold"), (1, 0, 0, 0))
+    yield _title("What would explain a source: a diagnostic, nothing is fitted from it")
     yield sources_table(account["sources"])
 
 
@@ -94,12 +107,16 @@ def worst_table(rows: Sequence[Row]) -> Table:
     """A row each: its error, its parts, and the part whose factor for the source closes most of the gap."""
     parts = [part for part in PARTS if any(row["parts"].get(part, 0.0) >= SHOWN_SHARE for row in rows)]
     heads = [NARROW.get(part, part.removeprefix("exposed ")) for part in parts]
-    made = table("id", "error", *heads, "scaled as its source", "closes")
+    made = table("id", "error", *heads, "scaled", "closes")
     for row in rows:
         shares = [row["parts"].get(part, 0.0) for part in parts]
         cells = [f"{100 * share:.0f}" if share >= SHOWN_SHARE else "" for share in shares]
         by = row["explained_by"]
-        explained = (_scaled(by["part"], by["factor"]), f"{100 * by['of_gap']:.0f} %") if by else ("", "")
+        explained = (
+            (_scaled(by["part"], by["factor"]), f"{100 * by['of_gap']:.0f} %")
+            if by and by["of_gap"] >= CLOSES
+            else ("", "")
+        )
         made.add_row(str(row["id"]), _signed(row["error"]), *cells, *explained)
     return made
 
@@ -146,21 +163,22 @@ def cell(value: object) -> str:
     return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def figure(key: str, value: Any) -> str:
-    """Of a summary, by its key: counts, tau as it is, the rest as per cent."""
+def figure(key: str, value: Any, unit: str = " %") -> str:
+    """Of a summary, by its key: counts, tau as it is, the rest as per cent, shares of rows without decimals."""
     if value is None:
         return ""
     if key == "tau":
         return f"{value:.2f}"
-    if key == "bias":
-        return _signed(value)
-    return f"{round(value):,}" if key in COUNTS else units.percent(value)
+    if key in COUNTS:
+        return f"{round(value):,}"
+    shown = f"{100 * value:+.1f}" if key == "bias" else f"{100 * value:.{0 if key in SHARES else 1}f}"
+    return shown + unit
 
 
-def _table(name: str, columns: Mapping[str, str], groups: Sequence[Row]) -> Table:
+def _table(name: str, columns: Mapping[str, str], groups: Sequence[Row], unit: str = " %") -> Table:
     made = table(name, *columns.values())
     for group in groups:
-        made.add_row(str(next(iter(group.values()))), *(figure(key, group[key]) for key in columns))
+        made.add_row(str(next(iter(group.values()))), *(figure(key, group[key], unit) for key in columns))
     return made
 
 
@@ -186,6 +204,10 @@ def _scaled(part: str, factor: float) -> str:
 
 def _nothing(source: Row) -> str:
     return "no one part" if source["single"] else "too few rows"
+
+
+def _title(text: str) -> RenderableType:
+    return _below(Text(text, "bold"))
 
 
 def _below(part: RenderableType) -> RenderableType:

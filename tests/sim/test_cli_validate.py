@@ -87,6 +87,12 @@ def test_the_worst_rows_are_accounted_for(runs: Path):
     assert "forward" in text
 
 
+def test_runs_alike_in_every_column_are_told(tmp_path: Path):
+    path = table(tmp_path / "runs.csv", row(id="one"), row(id="two", step_time_s="0.6"))
+    assert document(path)["repeats"][0]["most_apart"] == pytest.approx(0.2)
+    assert "Runs alike in every column" in said(path, "--worst", 1)
+
+
 def test_nothing_to_account_for_is_no_mistake(tmp_path: Path):
     path = table(tmp_path / "runs.csv", row(family="moe"))
     assert document(path, "--worst", 5)["account"] == {"worst": [], "sources": []}
