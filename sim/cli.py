@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sim import cli_calibrate
+from sim import cli_calibrate, cli_validate
 from sim.cli_input import AsJson, DeviceName, JobPath, Settings, Size, Sustained, TablePath, bad_input, print_json
 
 app = typer.Typer(
@@ -188,24 +188,7 @@ def catalog(
         show(listing(kind) if kind else overview())
 
 
-@app.command()
-def validate(
-    path: Annotated[Path | None, typer.Argument(metavar="[TABLE]")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Simulate measured training steps, and report the errors; by default of the published runs that ship."""
-    from sim.report.tables import validation_summary, validation_table
-    from sim.report.terminal import show
-    from sim.validate import validate_table
-
-    with bad_input():
-        found = validate_table(path)
-    if as_json:
-        print_json({"rows": found.rows, "summary": found.summary})
-    else:
-        show(validation_table(found.rows), "", validation_summary(found.summary))
-
-
+app.registered_commands += cli_validate.app.registered_commands
 app.registered_commands += cli_calibrate.app.registered_commands
 
 

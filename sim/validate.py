@@ -1,13 +1,14 @@
 """Predictions against measurements: a table of published runs in, errors out. Nothing is fitted here."""
 
 import csv
-import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hardware.descriptor import DescriptorError
+from sim import error_figures, sweeps
+from sim.error_figures import Record
+from sim.repeats import repeats
 from sim.result import Result
 from sim.rows import REQUIRED, Row, SkippedRowError, job_of, positive
 from sim.step import simulate
@@ -15,25 +16,50 @@ from sim.step import simulate
 GIB = 2.0**30
 PUBLISHED = Path(__file__).parent / "published" / "runs.csv"
 MANY_ROWS = 100
-Record = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """Rows as they were compared, and their summary by source.
+    """Rows as they were compared, the sweeps of layouts among them, and runs that are alike.
 
     Each row has id, source, measured_s, predicted_s, error (predicted / measured - 1) or a reason in
-    `skipped`; where the table gives them also measured and predicted memory (bytes) and whether it fits.
+    `skipped`, and `parts` of the predicted step (s); where the table gives them also measured and predicted memory
+    (bytes) and whether it fits.
     """
 
     rows: list[Record]
-    summary: list[Record]
+    sweeps: list[Record]
+    repeats: list[Record]
+
+    @property
+    def summary(self) -> list[Record]:
+        """Figures by source, of all rows, and of all sources with equal weight."""
+        return error_figures.summary(self.rows)
+
+    @property
+    def groups(self) -> dict[str, list[Record]]:
+        """Figures by what the runs have in common: device, stack, size of the model."""
+        return {
+            "device": error_figures.by_device(self.rows),
+            "stack": error_figures.by_stack(self.rows),
+            "size": error_figures.by_size(self.rows),
+        }
+
+    @property
+    def sweep_summary(self) -> list[Record]:
+        """Tau and regret by source."""
+        return sweeps.summary(self.sweeps)
 
 
 def validate_table(path: Path | None = None) -> Validation:
     """Simulate every row of a step-time table, by default the one that ships; DescriptorError if it is none."""
-    rows = compared(read_rows(path or PUBLISHED))
-    return Validation(rows=rows, summary=summary(rows))
+    return validated(read_rows(path or PUBLISHED))
+
+
+def validated(rows: Sequence[Row]) -> Validation:
+    """Rows of a step-time table, simulated and summed up."""
+    records = compared(rows)
+    return Validation(rows=records, sweeps=sweeps.sweeps(rows, records), repeats=repeats(rows, records))
 
 
 def compared(rows: Sequence[Row]) -> list[Record]:
@@ -70,6 +96,7 @@ def compare(row: Row) -> Record:
         "source": row["source"],
         "device": row["device"],
         "stack": row["stack"],
+        "parameters": None,
         "measured_s": None,
         "predicted_s": None,
         "error": None,
@@ -78,7 +105,9 @@ def compare(row: Row) -> Record:
     try:
         record["measured_s"] = measured_s(row)
         memory_bytes = positive(row, "memory_gb") * GIB if row.get("memory_gb") else None
-        result = simulate(job_of(row))
+        job = job_of(row)
+        record["parameters"] = job.model.parameters
+        result = simulate(job)
     except (SkippedRowError, ValueError) as error:
         return record | {"skipped": str(error)}
     found = record | _step(record, result) | _memory(row, memory_bytes, result)
@@ -101,6 +130,7 @@ def _step(record: Record, result: Result) -> Record:
     measured = record["measured_s"]
     low, high = result.interval_s
     found: Record = {"predicted_s": result.step_s, "predicted_low_s": low, "predicted_high_s": high}
+    found["parts"] = result.breakdown
     if isinstance(measured, float):
         found["error"] = result.step_s / measured - 1.0
         found["inside"] = low <= measured <= high
@@ -120,57 +150,3 @@ def _memory(row: Row, measured: float | None, result: Result) -> Record:
         found["ran"] = row["outcome"] == "ok"
         found["fits"] = result.memory.fits
     return found
-
-
-def summary(rows: Sequence[Mapping[str, object]]) -> list[Record]:
-    """Figures for each source, then for all rows, then for all sources with equal weight."""
-    sources = sorted({str(row["source"]) for row in rows})
-    each = [_figures(source, [row for row in rows if row["source"] == source]) for source in sources]
-    everything = _figures("all rows", rows)
-    return [*each, everything, _equal_weight(each)]
-
-
-def _figures(name: str, rows: Iterable[Mapping[str, object]]) -> Record:
-    chosen = list(rows)
-    errors = [row["error"] for row in chosen if isinstance(row["error"], float)]
-    memory = [error for row in chosen if isinstance(error := row.get("memory_error"), float)]
-    decided = [row["ran"] == row["fits"] for row in chosen if "fits" in row]
-    inside = [bool(row["inside"]) for row in chosen if "inside" in row]
-    return {
-        "source": name,
-        "n": len(errors),
-        "skipped": sum(row["skipped"] is not None for row in chosen),
-        **_error_figures(errors),
-        "inside_interval": _mean([float(one) for one in inside]),
-        "memory_n": len(memory),
-        "memory_mean_abs_error": _mean([abs(error) for error in memory]),
-        "fits_n": len(decided),
-        "fits_right": _mean([float(right) for right in decided]),
-    }
-
-
-def _error_figures(errors: Sequence[float]) -> Record:
-    absolute = [abs(error) for error in errors]
-    return {
-        "median_abs_error": statistics.median(absolute) if absolute else None,
-        "mean_abs_error": _mean(absolute),
-        "bias": _mean(errors),
-        "within_5": _mean([float(error <= 0.05) for error in absolute]),
-        "within_10": _mean([float(error <= 0.10) for error in absolute]),
-        "within_20": _mean([float(error <= 0.20) for error in absolute]),
-    }
-
-
-def _equal_weight(each: Sequence[Record]) -> Record:
-    """The mean over sources of what they have in common, so that a large one does not drown the rest."""
-    found: Record = {"source": "each source with equal weight"}
-    for key in each[0]:
-        if key != "source":
-            values = [float(v) for one in each if isinstance(v := one[key], int | float)]
-            counted = key in ("n", "skipped", "memory_n", "fits_n")
-            found[key] = math.fsum(values) if counted else _mean(values)
-    return found
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None

@@ -15,19 +15,6 @@ from sim.report.terminal import table
 
 Row = Mapping[str, Any]
 
-# Figures of a validation, and what a table calls them.
-SUMMARY = {
-    "n": "n",
-    "skipped": "skipped",
-    "median_abs_error": "median",
-    "mean_abs_error": "mean",
-    "bias": "bias",
-    "within_10": "in 10 %",
-    "inside_interval": "in interval",
-    "memory_mean_abs_error": "memory",
-    "fits_right": "fits right",
-}
-COUNTS = ("n", "skipped")
 MOST_REASONS = 10
 FIGURE_COLUMNS = ("step", "tokens/s/GPU", "MFU", "bubble", "exposed", "GiB", "GPUs", "fits")
 
@@ -114,45 +101,8 @@ def price_summary(priced: PricedTable) -> Iterator[RenderableType]:
         yield error_table(errors)
 
 
-def validation_table(rows: Sequence[Row]) -> Table:
-    """Measured and predicted, or why not; memory and whether it fits where the table of runs has them."""
-    memory = any(row.get("measured_memory_bytes") for row in rows)
-    fits = any("fits" in row for row in rows)
-    columns = [*(["GiB", "predicted"] if memory else []), *(["ran", "fits"] if fits else [])]
-    made = table("id", "source", "measured", "predicted", "error", *columns, left=2)
-    for row in rows:
-        if row.get("skipped"):
-            cells: list[RenderableType] = ["", Text(f"skipped: {row['skipped']}", "dim"), ""]
-        else:
-            cells = [_seconds(row.get("measured_s")), _seconds(row.get("predicted_s")), _signed(row.get("error"))]
-        if memory:
-            cells += [_gib(row.get("measured_memory_bytes")), _gib(row.get("predicted_memory_bytes"))]
-        if fits:
-            cells += [_cell(row.get("ran")), _cell(row.get("fits"))]
-        made.add_row(str(row["id"]), str(row["source"]), *cells)
-    return made
-
-
 def _seconds(value: float | None) -> str:
     return units.seconds(value) if value else ""
-
-
-def _signed(error: float | None) -> str:
-    return "" if error is None else f"{100 * error:+.1f} %"
-
-
-def _gib(size: float | None) -> str:
-    return f"{size / 2**30:.1f}" if size else ""
-
-
-def validation_summary(rows: Sequence[Row]) -> Table:
-    """Errors by source, sizes without their sign; columns that no row has a figure for are left out."""
-    shown = {key: column for key, column in SUMMARY.items() if any(row.get(key) is not None for row in rows)}
-    made = table("source", *shown.values())
-    for row in rows:
-        figures = {key: round(row[key]) if key in COUNTS else row.get(key) for key in shown}
-        made.add_row(str(row["source"]), *map(_cell, figures.values()))
-    return made
 
 
 def gemm_table(document: Row) -> Iterator[RenderableType]:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from hardware.descriptor import DescriptorError
+from sim.error_figures import summary
 from sim.rows import job_of
 from sim.step import simulate
-from sim.validate import GIB, compare, measured_s, read_rows, summary, validate_table
+from sim.validate import GIB, compare, measured_s, read_rows, validate_table
 from tests.sim.test_rows import ROW
 
 
