@@ -164,10 +164,11 @@ def _temporary_bytes(blocks: Blocks, chunks: tuple[Chunk, ...]) -> float:
 
 
 def _loss_bytes(blocks: Blocks) -> float:
-    """Logits, what the loss keeps of them, and their gradient."""
-    loss = blocks.head[-1]
-    sent = blocks.shard.stack.storage.outputs_kept and blocks.shard.layout.pp > 1
-    return (3 if sent else 2) * loss.output_bytes + sum(piece.saved_bytes for piece in blocks.head)
+    """Logits and their gradient in 16 bits, and what the loss keeps: fp32 ones are among that."""
+    shard, loss = blocks.shard, blocks.head[-1]
+    narrow_bytes = loss.output_bytes * min(1.0, DTYPE_BYTES["bf16"] / shard.precision.activation_bytes)
+    sent_bytes = loss.output_bytes if shard.stack.storage.outputs_kept and shard.layout.pp > 1 else 0.0
+    return 2 * narrow_bytes + sent_bytes + sum(piece.saved_bytes for piece in blocks.head)
 
 
 def _gathered_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> float:

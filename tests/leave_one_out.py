@@ -77,8 +77,11 @@ def step_s(row: Row, launch_factor: float) -> float:
     """Of a row, with the launch and message times of its stack scaled."""
     job = job_of(row)
     host = job.stack.host
-    launch_s = {execution: launch_factor * seconds for execution, seconds in host.launch_s.items()}
-    scaled = replace(host, launch_s=launch_s, message_s=launch_factor * host.message_s)
+    launch_s, message_s = (
+        {execution: launch_factor * seconds for execution, seconds in costs.items()}
+        for costs in (host.launch_s, host.message_s)
+    )
+    scaled = replace(host, launch_s=launch_s, message_s=message_s)
     return simulate(replace(job, stack=replace(job.stack, host=scaled))).step_s
 
 

@@ -25,7 +25,7 @@ class Settings:
 
 TREES = (
     Settings(trees=250, rate=0.1, columns=0.3, rows=0.5, least_rows=4),
-    Settings(trees=250, rate=0.1, columns=0.3, rows=0.7, least_rows=2),
+    Settings(trees=300, rate=0.12, columns=0.3, rows=0.8, least_rows=2),
 )
 
 
