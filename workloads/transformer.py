@@ -3,11 +3,15 @@
 Written for one device in the shapes of its `Shard`; the parallelisms add their communication.
 """
 
+from dataclasses import replace
+
 from workloads.attention import core
 from workloads.linear import linear
 from workloads.parallelism import tensor
-from workloads.pieces import Piece, pointwise
+from workloads.pieces import Piece, kernel_work, pointwise
 from workloads.shard import Shard
+
+SUM = "add"
 
 
 def layer(shard: Shard) -> tuple[Piece, ...]:
@@ -59,8 +63,13 @@ def _norm(shard: Shard) -> Piece:
 
 
 def _residual(shard: Shard) -> Piece:
+    """Backward, two branches meet: a kernel sums their gradients, that of `add` where the stack has one."""
     kernels = shard.kernels.residual_with_dropout if shard.dropout else shard.kernels.residual
-    return pointwise(shard, "residual", kernels, shard.split_tokens, shard.model.hidden)
+    piece = pointwise(shard, "residual", kernels, shard.split_tokens, shard.model.hidden)
+    if SUM in kernels:
+        return piece
+    summed = kernel_work(shard, (SUM,), shard.split_tokens, shard.model.hidden, "bwd")
+    return replace(piece, backward=(*piece.backward, *summed))
 
 
 def _rope(shard: Shard) -> Piece:

@@ -106,13 +106,17 @@ def test_the_projections_of_a_layer_do_the_flops_of_its_weights(model):
     assert dense == 2 * 64 * model.layer_matmul_parameters
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_fusing_projections_changes_no_flops(fused):
-    on = changed(PLAIN, fused_projections=fused)
-    pieces = transformer.layer(shard(on=on, model=LLAMA))
-    assert [len(gemms(piece.forward)) for piece in pieces if piece.kind == "gemm"] == (
-        [1, 1, 1, 1] if fused else [3, 1, 2, 1]
-    )
+@pytest.mark.parametrize(
+    ("fused", "forward"),
+    [
+        ({}, [1, 1, 1, 1]),
+        ({"fused_projections": False}, [3, 1, 2, 1]),
+    ],
+    ids=str,
+)
+def test_fusing_projections_changes_no_flops(fused, forward):
+    pieces = transformer.layer(shard(on=changed(PLAIN, **fused), model=LLAMA))
+    assert [len(gemms(piece.forward)) for piece in pieces if piece.kind == "gemm"] == forward
     dense = sum(flops(piece.forward) for piece in pieces if piece.kind == "gemm")
     assert dense == 2 * 64 * LLAMA.layer_matmul_parameters
 
@@ -120,6 +124,14 @@ def test_fusing_projections_changes_no_flops(fused):
 def test_llama_has_no_dropout():
     residuals = [piece for piece in transformer.layer(shard(model=LLAMA)) if piece.name == "residual"]
     assert all("dropout" not in kernel for piece in residuals for kernel in kernels(piece.forward))
+
+
+@pytest.mark.parametrize("fused", [("bias_dropout_add",), ("bias_add", "dropout", "add")], ids=str)
+def test_the_gradients_of_both_branches_of_a_residual_are_summed_once(fused):
+    on = changed(PLAIN, kernels={"residual_with_dropout": fused})
+    residuals = [piece for piece in transformer.layer(shard(on=on)) if piece.name == "residual"]
+    assert [kernels(piece.forward) for piece in residuals] == [[*fused]] * 2
+    assert [kernels(piece.backward).count("add") for piece in residuals] == [1, 1]
 
 
 @pytest.mark.parametrize(("activation", "kernel"), [("relu", "relu"), ("squared_relu", "squared_relu")])
