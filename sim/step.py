@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from calibration.cost.model import CostModel
+from hardware.types import Cluster
 from sim import profiles
 from sim.blocks import BlockTime, play_block, segment_s
 from sim.engine import play
@@ -62,7 +63,15 @@ def block_times(job: Job, program: Program, prices: Mapping[Op, Price]) -> dict[
     seconds = {op: paid.seconds for op, paid in prices.items()}
     execution = job.execution or job.stack.execution
     rate = compute_rate(job)
-    return {id(block): play_block(block, seconds, job.stack.host, execution, rate) for block in blocks(program)}
+    beside = message_rate(job.cluster)
+    return {
+        id(block): play_block(block, seconds, job.stack.host, execution, rate, beside) for block in blocks(program)
+    }
+
+
+def message_rate(cluster: Cluster) -> float:
+    """Progress, beside computation, of a message inside a domain; PCIe is too slow to miss the SMs and memory lost."""
+    return 1.0 if cluster.scale_up.topology == "tree" else MESSAGE_RATE
 
 
 def compute_rate(job: Job) -> float:
