@@ -130,6 +130,7 @@ class Stack:
     dropout: bool = True  # whether GPT and BERT models are trained with it
     parallel_loss: bool = True  # the loss works on logits split over tp; otherwise they are gathered first
     fused_projections: bool = True  # one GEMM for query, key and value, one for gate and up
+    fused_gate: bool = True  # with fused projections: whether gate and up are one GEMM too
     scatter_gather: bool = False  # messages between stages split over the tensor-parallel ranks
     pads_vocab_to: int = 1
     fused_gradient_accumulation: bool = False

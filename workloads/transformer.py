@@ -46,7 +46,8 @@ def _mlp_half(shard: Shard) -> tuple[Piece, ...]:
     model, columns = shard.model, shard.ffn
     biased = model.biases == "all"
     gates = 2 if model.gated else 1
-    outputs = (gates * columns,) if shard.stack.fused_projections else (columns,) * gates
+    fused = shard.stack.fused_projections and shard.stack.fused_gate
+    outputs = (gates * columns,) if fused else (columns,) * gates
     activation = shard.kernels.gated if model.gated else shard.kernels.activation(model.activation)
     return (
         _norm(shard),

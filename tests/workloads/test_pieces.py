@@ -110,6 +110,7 @@ def test_the_projections_of_a_layer_do_the_flops_of_its_weights(model):
     ("fused", "forward"),
     [
         ({}, [1, 1, 1, 1]),
+        ({"fused_gate": False}, [1, 1, 2, 1]),
         ({"fused_projections": False}, [3, 1, 2, 1]),
     ],
     ids=str,
