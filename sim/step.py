@@ -64,9 +64,7 @@ def block_times(job: Job, program: Program, prices: Mapping[Op, Price]) -> dict[
     execution = job.execution or job.stack.execution
     rate = compute_rate(job)
     beside = message_rate(job.cluster)
-    return {
-        id(block): play_block(block, seconds, job.stack.host, execution, rate, beside) for block in blocks(program)
-    }
+    return {id(block): play_block(block, seconds, job.stack.host, execution, rate, beside) for block in blocks(program)}
 
 
 def message_rate(cluster: Cluster) -> float:

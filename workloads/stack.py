@@ -29,6 +29,7 @@ class Kernels:
     rope: tuple[str, ...]
     embedding: tuple[str, ...]
     loss: tuple[str, ...]
+    metrics: tuple[str, ...] = ()  # over the logits of every micro-batch, without a backward pass
     relu: tuple[str, ...] = ("relu",)
     squared_relu: tuple[str, ...] = ("squared_relu",)
     quantise: tuple[str, ...] = ("quantize_fp8",)

@@ -113,4 +113,5 @@ def _masked_token_transform(shard: Shard) -> tuple[Piece, ...]:
 def _loss(shard: Shard) -> Piece:
     vocab = shard.vocab if shard.stack.parallel_loss else shard.vocab * shard.layout.tp
     piece = pointwise(shard, "loss", shard.kernels.loss, shard.tokens, vocab)
-    return tensor.loss(shard, piece)
+    metrics = kernel_work(shard, shard.kernels.metrics, shard.tokens, vocab, "fwd")
+    return tensor.loss(shard, replace(piece, forward=(*piece.forward, *metrics)))
