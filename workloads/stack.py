@@ -29,6 +29,8 @@ class Kernels:
     rope: tuple[str, ...]
     embedding: tuple[str, ...]
     loss: tuple[str, ...]
+    context: tuple[str, ...] = ()  # behind attention, over its output: from heads first to tokens first
+    split: tuple[str, ...] = ()  # backward, over the gradients of query, key and value: into one tensor
     metrics: tuple[str, ...] = ()  # over the logits of every micro-batch, without a backward pass
     relu: tuple[str, ...] = ("relu",)
     squared_relu: tuple[str, ...] = ("squared_relu",)

@@ -146,7 +146,21 @@ def test_unfused_attention_works_on_all_scores():
     core = next(piece for piece in transformer.layer(shard()) if piece.kind == "core")
     assert gemms(core.forward) == [(64, 64, 8, "tn"), (64, 8, 64, "nn")]
     assert len(gemms(core.backward)) == 4
-    assert {(w.op.rows, w.op.cols) for w in core.forward if isinstance(w.op, Pointwise)} == {(512, 64)}
+    scores, context = {(512, 64)}, {(64, 64)}
+    assert {(w.op.rows, w.op.cols) for w in core.forward if isinstance(w.op, Pointwise)} == scores | context
+
+
+@pytest.mark.parametrize("attention", ["flash", "unfused"])
+def test_copies_around_attention_go_one_way_each(attention):
+    """8 heads of 8: the context has 64 columns, query, key and value together 192."""
+    core = next(
+        piece for piece in transformer.layer(shard(on=changed(PLAIN, attention=attention))) if piece.kind == "core"
+    )
+    copies = [
+        [(w.op.rows, w.op.cols) for w in work if isinstance(w.op, Pointwise) and w.op.op == "copy"]
+        for work in (core.forward, core.backward)
+    ]
+    assert copies == [[(64, 64)], [(64, 192)]]
 
 
 def test_flash_attention_is_one_kernel_each_way():
