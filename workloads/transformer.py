@@ -25,7 +25,8 @@ def _attention_half(shard: Shard) -> tuple[Piece, ...]:
     rotary = model.positions == "rope"
     rope = (_rope(shard),) if rotary else ()
     qkv = linear(shard, "qkv", model.hidden, _qkv_outputs(shard), bias=biased)
-    out = linear(shard, "proj", shard.heads * model.head_dim, (model.hidden,), bias=model.biases == "all")
+    sums = model.biases == "all" and not _sums_bias(_residual_kernels(shard))
+    out = linear(shard, "proj", shard.heads * model.head_dim, (model.hidden,), bias=sums)
     return (
         _norm(shard),
         tensor.column(shard, qkv),
@@ -49,11 +50,12 @@ def _mlp_half(shard: Shard) -> tuple[Piece, ...]:
     fused = shard.stack.fused_projections and shard.stack.fused_gate
     outputs = (gates * columns,) if fused else (columns,) * gates
     activation = shard.kernels.gated if model.gated else shard.kernels.activation(model.activation)
+    residual = _residual_kernels(shard)
     return (
         _norm(shard),
-        tensor.column(shard, linear(shard, "up", model.hidden, outputs, bias=biased)),
+        tensor.column(shard, linear(shard, "up", model.hidden, outputs, bias=biased and not _sums_bias(activation))),
         pointwise(shard, "activation", activation, shard.tokens, columns),
-        tensor.row(shard, linear(shard, "down", columns, (model.hidden,), bias=biased)),
+        tensor.row(shard, linear(shard, "down", columns, (model.hidden,), bias=biased and not _sums_bias(residual))),
         _residual(shard),
     )
 
@@ -65,12 +67,21 @@ def _norm(shard: Shard) -> Piece:
 
 def _residual(shard: Shard) -> Piece:
     """Backward, two branches meet: a kernel sums their gradients, that of `add` where the stack has one."""
-    kernels = shard.kernels.residual_with_dropout if shard.dropout else shard.kernels.residual
+    kernels = _residual_kernels(shard)
     piece = pointwise(shard, "residual", kernels, shard.split_tokens, shard.model.hidden)
     if SUM in kernels:
         return piece
     summed = kernel_work(shard, (SUM,), shard.split_tokens, shard.model.hidden, "bwd")
     return replace(piece, backward=(*piece.backward, *summed))
+
+
+def _residual_kernels(shard: Shard) -> tuple[str, ...]:
+    return shard.kernels.residual_with_dropout if shard.dropout else shard.kernels.residual
+
+
+def _sums_bias(kernels: tuple[str, ...]) -> bool:
+    """Whether the kernels behind a linear layer add its bias, and so sum its gradient in their backward pass."""
+    return any(kernel.startswith("bias_") for kernel in kernels)
 
 
 def _rope(shard: Shard) -> Piece:

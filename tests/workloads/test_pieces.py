@@ -122,6 +122,16 @@ def test_fusing_projections_changes_no_flops(fused, forward):
     assert dense == 2 * 64 * LLAMA.layer_matmul_parameters
 
 
+def test_the_gradient_of_a_bias_is_summed_once():
+    """By the kernel behind the layer where that adds the bias, else by a kernel of the layer."""
+    separate = changed(PLAIN, kernels={"gelu": ("gelu",), "residual_with_dropout": ("dropout", "add")})
+    found = []
+    for on in (PLAIN, separate):
+        pieces = [piece for piece in transformer.layer(shard(on=on)) if piece.kind == "gemm"]
+        found.append([piece.name for piece in pieces if "bias_add" in kernels(piece.backward)])
+    assert found == [["qkv"], ["qkv", "proj", "up", "down"]]
+
+
 def test_llama_has_no_dropout():
     residuals = [piece for piece in transformer.layer(shard(model=LLAMA)) if piece.name == "residual"]
     assert all("dropout" not in kernel for piece in residuals for kernel in kernels(piece.forward))
