@@ -1,6 +1,6 @@
 """Plays a block of kernels once: how long it takes, and what the time is made of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sim.engine import Timeline, play
@@ -44,11 +44,18 @@ class Launches:
         return self.costs.launch_s[self.execution] + again_s
 
 
-def play_block(block: Block, prices: Mapping[Op, float], host: Launches, compute_rate: float) -> BlockTime:
-    """Play `block` on the streams of one rank."""
+def play_block(
+    block: Block, prices: Mapping[Op, float], host: Launches, compute_rate: float, message_rate: float = 1.0
+) -> BlockTime:
+    """Play `block` on the streams of one rank.
+
+    Args:
+        compute_rate: progress of computation while a message is under way, 0..1.
+        message_rate: progress of a message that is meant to run beside computation, 0..1.
+    """
     tasks = block_tasks(block)
     work = block.work
-    seconds = [prices[item.op] for item in work]
+    seconds = [second for piece in block.pieces for second in _piece_s(piece, prices, message_rate)]
     costs = host.costs
     launches = [host.kernel_s(block) if item.stream == COMPUTE else costs.message_s[host.execution] for item in work]
     if costs.blocking:
@@ -83,6 +90,17 @@ def waiting_s(segment: Segment, times: Mapping[int, BlockTime]) -> float:
     """How long the GPU waits for launches in a segment."""
     spare = sum(count * (times[id(block)].gpu_s - times[id(block)].host_s) for block, count in segment.blocks)
     return max(-spare, 0.0)
+
+
+def _piece_s(piece: tuple[Work, ...], prices: Mapping[Op, float], message_rate: float) -> Iterator[float]:
+    """Seconds of each work of a piece; a message goes slower while there is computation left beside it."""
+    for place, item in enumerate(piece, start=1):
+        alone = prices[item.op]
+        if not item.asynchronous:
+            yield alone
+            continue
+        meanwhile = sum(prices[later.op] for later in piece[place:] if later.stream == COMPUTE)
+        yield min(alone / message_rate, alone + (1.0 - message_rate) * meanwhile)
 
 
 def _computing(work: tuple[Work, ...], seconds: Sequence[float]) -> float:

@@ -1,8 +1,11 @@
 """A row of the step-time table -> a job. The columns are those of published runs; blanks mean the usual."""
 
 import math
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from hardware import catalog as hardware
 from hardware.types import Cluster
@@ -11,6 +14,7 @@ from sim.job import Job
 from workloads.errors import WorkloadError, unknown
 from workloads.layout import Layout, Training
 from workloads.model import Model, check
+from workloads.stack import Stack
 
 REQUIRED = (
     "id",
@@ -60,7 +64,7 @@ def job_of(row: Row) -> Job:
             cluster=_cluster(row),
             training=_training(row),
             layout=_layout(row, tp),
-            stack=stack(row["stack"] or UNSTATED_STACK),
+            stack=_stack(row),
             execution=row.get("execution") or "",
             attention=row.get("attention") or "",
         )
@@ -140,6 +144,25 @@ def _layout(row: Row, tp: int) -> Layout:
         zero_group=_int(row, "zero_group", 0) if zero else 0,
         sequence_parallel=sequence_parallel == "yes" and tp > 1,
     )
+
+
+def _stack(row: Row) -> Stack:
+    """The stack of the row, less the overlap that its source says was off."""
+    found, words = stack(row["stack"] or UNSTATED_STACK), (row.get("overlap") or "").lower()
+    off: dict[str, Any] = {}
+    if _is_off("tp", words):
+        off |= {"tensor": False}
+    if _is_off("dp", words):
+        off |= {"gradients": "none", "parameters": False}
+    if _is_off("p2p", words):
+        off |= {"pipeline": False}
+    return replace(found, overlap=replace(found.overlap, **off))
+
+
+def _is_off(what: str, words: str) -> bool:
+    """Whether words such as `no DP overlap`, `TP overlap, DP overlap disabled`, `TP_COMM_OVERLAP=False` say so."""
+    listed = f"{what} overlap" in words and "disabled" in words
+    return listed or re.search(rf"no {what} overlap|{what}_comm_overlap=(false|0)", words) is not None
 
 
 def _cluster(row: Row) -> Cluster:

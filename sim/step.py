@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from calibration.cost.model import CostModel
+from hardware.types import Cluster
 from sim import profiles
 from sim.blocks import BlockTime, Launches, play_block, segment_s
 from sim.engine import play
@@ -63,7 +64,13 @@ def block_times(job: Job, program: Program, prices: Mapping[Op, Price]) -> dict[
     execution = job.execution or job.stack.execution
     host = Launches(costs=job.stack.host, execution=execution, recompute=job.training.recompute_mode)
     rate = compute_rate(job)
-    return {id(block): play_block(block, seconds, host, rate) for block in blocks(program)}
+    beside = message_rate(job.cluster)
+    return {id(block): play_block(block, seconds, host, rate, beside) for block in blocks(program)}
+
+
+def message_rate(cluster: Cluster) -> float:
+    """Progress, beside computation, of a message inside a domain; PCIe is too slow to miss the SMs and memory lost."""
+    return 1.0 if cluster.scale_up.topology == "tree" else MESSAGE_RATE
 
 
 def compute_rate(job: Job) -> float:

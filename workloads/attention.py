@@ -1,5 +1,7 @@
 """The attention core: softmax(Q K^T) V of one rank, fused or as separate kernels."""
 
+from dataclasses import replace
+
 from workloads.graph import Work
 from workloads.ops import Attention, Direction, Gemm, Layout
 from workloads.parallelism import context
@@ -8,8 +10,11 @@ from workloads.shard import Shard
 
 
 def core(shard: Shard) -> Piece:
-    """The core that the stack or the job names."""
-    return flash(shard) if shard.attention == "flash" else unfused(shard)
+    """The core that the stack or the job names, and the copies around it."""
+    piece = flash(shard) if shard.attention == "flash" else unfused(shard)
+    context = kernel_work(shard, shard.kernels.context, shard.tokens, _columns(shard), "fwd")
+    split = kernel_work(shard, shard.kernels.split, shard.tokens, _qkv_columns(shard), "bwd")
+    return replace(piece, forward=(*piece.forward, *context), backward=(*piece.backward, *split))
 
 
 def flash(shard: Shard) -> Piece:
@@ -94,6 +99,9 @@ def _columns(shard: Shard) -> int:
     return shard.heads * shard.model.head_dim
 
 
+def _qkv_columns(shard: Shard) -> int:
+    return (shard.heads + 2 * shard.kv_heads) * shard.model.head_dim
+
+
 def _qkv_bytes(shard: Shard) -> float:
-    columns = (shard.heads + 2 * shard.kv_heads) * shard.model.head_dim
-    return shard.tokens * columns * shard.precision.activation_bytes
+    return shard.tokens * _qkv_columns(shard) * shard.precision.activation_bytes

@@ -32,6 +32,9 @@ class Kernels:
     loss: tuple[str, ...]
     loss_split: tuple[str, ...] = ()  # over logits split by tensor parallelism, where that takes other kernels
     cast: tuple[str, ...] = ("cast",)  # of an input under torch.autocast, where no other kernel does it on the way
+    context: tuple[str, ...] = ()  # behind attention, over its output: from heads first to tokens first
+    split: tuple[str, ...] = ()  # backward, over the gradients of query, key and value: into one tensor
+    metrics: tuple[str, ...] = ()  # over the logits of every micro-batch, without a backward pass
     relu: tuple[str, ...] = ("relu",)
     squared_relu: tuple[str, ...] = ("squared_relu",)
     quantise: tuple[str, ...] = ("quantize_fp8",)
@@ -149,6 +152,7 @@ class Stack:
     dropout: bool = True  # whether GPT and BERT models are trained with it
     parallel_loss: bool = True  # the loss works on logits split over tp; otherwise they are gathered first
     fused_projections: bool = True  # one GEMM for query, key and value, one for gate and up
+    fused_gate: bool = True  # with fused projections: whether gate and up are one GEMM too
     scatter_gather: bool = False  # messages between stages split over the tensor-parallel ranks
     pads_vocab_to: int = 1
     fused_gradient_accumulation: bool = False

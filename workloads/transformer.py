@@ -3,11 +3,15 @@
 Written for one device in the shapes of its `Shard`; the parallelisms add their communication.
 """
 
+from dataclasses import replace
+
 from workloads.attention import core
 from workloads.linear import linear
 from workloads.parallelism import tensor
-from workloads.pieces import Piece, pointwise
+from workloads.pieces import Piece, kernel_work, pointwise
 from workloads.shard import Shard
+
+SUM = "add"
 
 
 def layer(shard: Shard) -> tuple[Piece, ...]:
@@ -21,7 +25,8 @@ def _attention_half(shard: Shard) -> tuple[Piece, ...]:
     rotary = model.positions == "rope"
     rope = (_rope(shard),) if rotary else ()
     qkv = linear(shard, "qkv", model.hidden, _qkv_outputs(shard), bias=biased, behind_norm=True)
-    out = linear(shard, "proj", shard.heads * model.head_dim, (model.hidden,), bias=model.biases == "all")
+    sums = model.biases == "all" and not _sums_bias(_residual_kernels(shard))
+    out = linear(shard, "proj", shard.heads * model.head_dim, (model.hidden,), bias=sums)
     return (
         _norm(shard),
         tensor.column(shard, qkv),
@@ -42,15 +47,21 @@ def _mlp_half(shard: Shard) -> tuple[Piece, ...]:
     model, columns = shard.model, shard.ffn
     biased = model.biases == "all"
     gates = 2 if model.gated else 1
-    outputs = (gates * columns,) if shard.stack.fused_projections else (columns,) * gates
+    fused = shard.stack.fused_projections and shard.stack.fused_gate
+    outputs = (gates * columns,) if fused else (columns,) * gates
     activation = shard.kernels.gated if model.gated else shard.kernels.activation(model.activation)
+    residual = _residual_kernels(shard)
     return (
         _norm(shard),
-        tensor.column(shard, linear(shard, "up", model.hidden, outputs, bias=biased, behind_norm=True)),
+        tensor.column(shard, _up(shard, outputs, bias=biased and not _sums_bias(activation))),
         pointwise(shard, "activation", activation, shard.tokens, columns),
-        tensor.row(shard, linear(shard, "down", columns, (model.hidden,), bias=biased)),
+        tensor.row(shard, linear(shard, "down", columns, (model.hidden,), bias=biased and not _sums_bias(residual))),
         _residual(shard),
     )
+
+
+def _up(shard: Shard, outputs: tuple[int, ...], *, bias: bool) -> Piece:
+    return linear(shard, "up", shard.model.hidden, outputs, bias=bias, behind_norm=True)
 
 
 def _norm(shard: Shard) -> Piece:
@@ -59,8 +70,22 @@ def _norm(shard: Shard) -> Piece:
 
 
 def _residual(shard: Shard) -> Piece:
-    kernels = shard.kernels.residual_with_dropout if shard.dropout else shard.kernels.residual
-    return pointwise(shard, "residual", kernels, shard.split_tokens, shard.model.hidden, shard.residual_dtype)
+    """Backward, two branches meet: a kernel sums their gradients, that of `add` where the stack has one."""
+    kernels = _residual_kernels(shard)
+    piece = pointwise(shard, "residual", kernels, shard.split_tokens, shard.model.hidden, shard.residual_dtype)
+    if SUM in kernels:
+        return piece
+    summed = kernel_work(shard, (SUM,), shard.split_tokens, shard.model.hidden, "bwd", shard.residual_dtype)
+    return replace(piece, backward=(*piece.backward, *summed))
+
+
+def _residual_kernels(shard: Shard) -> tuple[str, ...]:
+    return shard.kernels.residual_with_dropout if shard.dropout else shard.kernels.residual
+
+
+def _sums_bias(kernels: tuple[str, ...]) -> bool:
+    """Whether the kernels behind a linear layer add its bias, and so sum its gradient in their backward pass."""
+    return any(kernel.startswith("bias_") for kernel in kernels)
 
 
 def _rope(shard: Shard) -> Piece:
@@ -104,5 +129,7 @@ def _masked_token_transform(shard: Shard) -> tuple[Piece, ...]:
 def _loss(shard: Shard) -> Piece:
     split = shard.layout.tp > 1 and shard.stack.parallel_loss
     kernels = (split and shard.kernels.loss_split) or shard.kernels.loss
-    piece = pointwise(shard, "loss", kernels, shard.tokens, shard.vocab if split else shard.vocab * shard.layout.tp)
-    return tensor.loss(shard, piece)
+    vocab = shard.vocab if split else shard.vocab * shard.layout.tp
+    piece = pointwise(shard, "loss", kernels, shard.tokens, vocab)
+    metrics = kernel_work(shard, shard.kernels.metrics, shard.tokens, vocab, "fwd")
+    return tensor.loss(shard, replace(piece, forward=(*piece.forward, *metrics)))

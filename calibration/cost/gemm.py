@@ -42,6 +42,7 @@ class Problems(NamedTuple):
     b_bytes: Floats
     c_bytes: Floats
     element_bytes: Floats
+    added_bytes: Floats  # an element of C that the product is added to; 0 where C is only written
     flops_per_s: Floats  # in the main loop, of the device
 
     @classmethod
@@ -62,6 +63,7 @@ class Problems(NamedTuple):
             b_bytes=n * k * element_bytes,
             c_bytes=m * n * c_element_bytes,
             element_bytes=element_bytes,
+            added_bytes=np.array([DTYPE_BYTES[op.out_dtype] if op.accumulate else 0.0 for op in ops]),
             flops_per_s=np.array([rate[op.dtype] for op in ops]) * aligned,
         )
 
@@ -139,8 +141,9 @@ def _choice_s(
         partial_bytes = 2 * 4.0 * choice.split * p.batch * p.m * p.n  # fp32 sums, written and read in L2
         fixed_s = fixed_s + architecture.split_s + partial_bytes / (l2_bytes_per_s(device) * device.sm_count)
     tensor_s, load_s = _tile_parts(p, device, choice)
+    fixed_tile_s = architecture.cta_s + _added_s(p, device, choice)
     for stretch in stretches:
-        tile_s = architecture.cta_s + overlapped(tensor_s * stretch, load_s)
+        tile_s = fixed_tile_s + overlapped(tensor_s * stretch, load_s)
         yield fixed_s + overlapped(waves * tile_s, memory_s)
 
 
@@ -157,6 +160,16 @@ def _tile_parts(p: Problems, device: Device, choice: Choice) -> tuple[Floats, Fl
     tensor_s = 2.0 * tile_m * tile_n * k * device.sm_count / p.flops_per_s
     loaded_bytes = (np.minimum(tile_m, p.m) + np.minimum(tile_n, p.n)) * k * p.element_bytes
     return tensor_s, loaded_bytes / l2_bytes_per_s(device)
+
+
+def _added_s(p: Problems, device: Device, choice: Choice) -> Floats:
+    """Of one output tile on one SM: to read the tile of C that the product is added to, which nothing hides.
+
+    All SMs read at about the same time. The write back is asynchronous.
+    """
+    tile_bytes = choice.tile_m * choice.tile_n * p.added_bytes
+    seconds: Floats = tile_bytes * device.sm_count / hbm_bytes_per_s(device)
+    return seconds
 
 
 def _memory_bytes(p: Problems, device: Device, tile: tuple[int, int], tiles: Floats) -> Floats:

@@ -113,6 +113,19 @@ def test_less_power_costs_time_for_large_gemms_only() -> None:
     assert price_s(small, capped) < 1.05 * price_s(small, full)
 
 
+@pytest.mark.parametrize(("name", "measured_s"), [("a100-sxm-80g", 7e-6), ("b200-sxm", 2.9e-6)])
+def test_adding_to_the_output_costs_a_tile_the_read_of_it(name: str, measured_s: float) -> None:
+    """Of what SimuMax measured, for a tile of 256 x 128: docs/models/kernels.md. Long k hides it."""
+    device = catalog.device(name)
+    more = []
+    for k in (4096, 32768):
+        plain = Gemm(m=57344, n=8192, k=k, dtype="bf16", layout="nt")
+        added = price_s(replace(plain, out_dtype="fp32", accumulate=True), device) - price_s(plain, device)
+        more.append(added / (57344 * 8192 / (256 * 128) / device.sm_count))
+    assert more[0] == pytest.approx(measured_s, rel=0.2)
+    assert more[1] == pytest.approx(more[0], rel=0.1)
+
+
 def test_an_accumulated_fp32_output_costs_its_bytes() -> None:
     a100 = catalog.device("a100-sxm-80g")
     plain = Gemm(m=16384, n=16384, k=64, dtype="bf16")

@@ -195,3 +195,17 @@ def test_pieces_are_barriers(made, rate):
         starts, ends = (array[place : place + len(piece)].tolist() for array in (timeline.start_s, timeline.end_s))
         assert all(start >= done - 1e-9 for start in starts)
         done, place = max([done, *ends]), place + len(piece)
+
+
+def test_a_message_beside_computation_is_slower_only_as_long_as_there_is_some():
+    """At half speed beside 6 s of work: 4 s of message become 8 s, or less where the work ends before."""
+    long = played_beside(block((message(2, beside=True), kernel(6))))
+    short = played_beside(block((message(4, beside=True), kernel(2))))
+    alone = played_beside(block((message(4, beside=True),)))
+    assert [time.timeline.end_s[0] for time in (long, short, alone)] == [4, 5, 4]
+
+
+def played_beside(made: Block) -> BlockTime:
+    prices = {work.op: work.op.rows / 1000 for work in made.work}  # type: ignore[union-attr]
+    free = Launches(costs=FREE, execution="eager", recompute="none")
+    return play_block(made, prices, free, 1.0, message_rate=0.5)

@@ -1,6 +1,7 @@
 """Rows of a table of runs: what they mean, and why some cannot be simulated."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 import pytest
 
@@ -115,6 +116,24 @@ MEANINGS: list[tuple[dict[str, str], Callable[[Job], object]]] = [
 @pytest.mark.parametrize(("cells", "read"), MEANINGS, ids=[str(cells) for cells, _ in MEANINGS])
 def test_cells_mean_what_they_say_and_blanks_the_usual(cells, read):
     assert read(job(**cells))
+
+
+@pytest.mark.parametrize(
+    ("words", "off"),
+    [
+        ("", ()),
+        ("TP_COMM_OVERLAP=True OVERLAP_GRAD_REDUCE=", ()),
+        ("TP_COMM_OVERLAP=False OVERLAP_GRAD_REDUCE=", ("tensor",)),
+        ("no TP overlap", ("tensor",)),
+        ("DeepSpeed PipelineEngine, no DP overlap", ("gradients", "parameters")),
+        ("TP overlap, p2p overlap, DP overlap all disabled", ("tensor", "pipeline", "gradients", "parameters")),
+    ],
+)
+def test_what_a_source_says_was_not_overlapped_is_not(words, off):
+    now, usual = job(stack="nemo", overlap=words).stack.overlap, job(stack="nemo").stack.overlap
+    assert [key for key in asdict(usual) if getattr(now, key) != getattr(usual, key)] == [
+        key for key in asdict(usual) if key in off
+    ]
 
 
 @pytest.mark.parametrize("family", ["moe", "", "GPT"])

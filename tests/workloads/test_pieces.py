@@ -106,20 +106,43 @@ def test_the_projections_of_a_layer_do_the_flops_of_its_weights(model):
     assert dense == 2 * 64 * model.layer_matmul_parameters
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_fusing_projections_changes_no_flops(fused):
-    on = changed(PLAIN, fused_projections=fused)
-    pieces = transformer.layer(shard(on=on, model=LLAMA))
-    assert [len(gemms(piece.forward)) for piece in pieces if piece.kind == "gemm"] == (
-        [1, 1, 1, 1] if fused else [3, 1, 2, 1]
-    )
+@pytest.mark.parametrize(
+    ("fused", "forward"),
+    [
+        ({}, [1, 1, 1, 1]),
+        ({"fused_gate": False}, [1, 1, 2, 1]),
+        ({"fused_projections": False}, [3, 1, 2, 1]),
+    ],
+    ids=str,
+)
+def test_fusing_projections_changes_no_flops(fused, forward):
+    pieces = transformer.layer(shard(on=changed(PLAIN, **fused), model=LLAMA))
+    assert [len(gemms(piece.forward)) for piece in pieces if piece.kind == "gemm"] == forward
     dense = sum(flops(piece.forward) for piece in pieces if piece.kind == "gemm")
     assert dense == 2 * 64 * LLAMA.layer_matmul_parameters
+
+
+def test_the_gradient_of_a_bias_is_summed_once():
+    """By the kernel behind the layer where that adds the bias, else by a kernel of the layer."""
+    separate = changed(PLAIN, kernels={"gelu": ("gelu",), "residual_with_dropout": ("dropout", "add")})
+    found = []
+    for on in (PLAIN, separate):
+        pieces = [piece for piece in transformer.layer(shard(on=on)) if piece.kind == "gemm"]
+        found.append([piece.name for piece in pieces if "bias_add" in kernels(piece.backward)])
+    assert found == [["qkv"], ["qkv", "proj", "up", "down"]]
 
 
 def test_llama_has_no_dropout():
     residuals = [piece for piece in transformer.layer(shard(model=LLAMA)) if piece.name == "residual"]
     assert all("dropout" not in kernel for piece in residuals for kernel in kernels(piece.forward))
+
+
+@pytest.mark.parametrize("fused", [("bias_dropout_add",), ("bias_add", "dropout", "add")], ids=str)
+def test_the_gradients_of_both_branches_of_a_residual_are_summed_once(fused):
+    on = changed(PLAIN, kernels={"residual_with_dropout": fused})
+    residuals = [piece for piece in transformer.layer(shard(on=on)) if piece.name == "residual"]
+    assert [kernels(piece.forward) for piece in residuals] == [[*fused]] * 2
+    assert [kernels(piece.backward).count("add") for piece in residuals] == [1, 1]
 
 
 @pytest.mark.parametrize(("activation", "kernel"), [("relu", "relu"), ("squared_relu", "squared_relu")])
@@ -133,7 +156,21 @@ def test_unfused_attention_works_on_all_scores():
     core = next(piece for piece in transformer.layer(shard()) if piece.kind == "core")
     assert gemms(core.forward) == [(64, 64, 8, "tn"), (64, 8, 64, "nn")]
     assert len(gemms(core.backward)) == 4
-    assert {(w.op.rows, w.op.cols) for w in core.forward if isinstance(w.op, Pointwise)} == {(512, 64)}
+    scores, context = {(512, 64)}, {(64, 64)}
+    assert {(w.op.rows, w.op.cols) for w in core.forward if isinstance(w.op, Pointwise)} == scores | context
+
+
+@pytest.mark.parametrize("attention", ["flash", "unfused"])
+def test_copies_around_attention_go_one_way_each(attention):
+    """8 heads of 8: the context has 64 columns, query, key and value together 192."""
+    core = next(
+        piece for piece in transformer.layer(shard(on=changed(PLAIN, attention=attention))) if piece.kind == "core"
+    )
+    copies = [
+        [(w.op.rows, w.op.cols) for w in work if isinstance(w.op, Pointwise) and w.op.op == "copy"]
+        for work in (core.forward, core.backward)
+    ]
+    assert copies == [[(64, 64)], [(64, 192)]]
 
 
 def test_flash_attention_is_one_kernel_each_way():
