@@ -284,14 +284,19 @@ def quantize_fp8(x: Any) -> Any:
 
 
 def quantize_fp8_rows(x: Any) -> Any:
-    """One scale for each row."""
-    scale = 448.0 / x.abs().amax(-1, keepdim=True).float()
-    return (x.float() * scale).to(torch.float8_e4m3fn)
+    """One scale for each row, a power of two."""
+    return scaled_fp8(x, -1)
 
 
 def quantize_fp8_columns(x: Any) -> Any:
-    """One scale for each column, transposed: as the GEMMs read it that sum over the rows."""
-    return quantize_fp8_rows(x.t()).contiguous()
+    """One scale for each column, then transposed: as the GEMMs read it that sum over the rows."""
+    return scaled_fp8(x, 0).t().contiguous()
+
+
+def scaled_fp8(x: Any, over: int) -> Any:
+    """In 8 bits, with a scale for all values along a dimension."""
+    scale = torch.exp2(torch.floor(torch.log2(448.0 / x.abs().amax(over, keepdim=True).float())))
+    return (x.float() * scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
 
 
 def merge_attention(out: Any, block: Any, part: Any, lse: Any) -> Any:
