@@ -31,6 +31,12 @@ class Shard:
         return PRECISIONS[self.training.precision]
 
     @property
+    def recompute_mode(self) -> str:
+        """none, selective, selective-op, selective-op-alternate or full, as the stack does it."""
+        mode = self.training.recompute_mode
+        return "selective-op-alternate" if mode == "selective-op" and self.stack.alternates else mode
+
+    @property
     def autocast(self) -> bool:
         """Whether fp32 weights and residuals are cast for each GEMM (torch.autocast).
 

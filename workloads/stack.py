@@ -154,6 +154,7 @@ class Stack:
     fused_projections: bool = True  # one GEMM for query, key and value, one for gate and up
     fused_gate: bool = True  # with fused projections: whether gate and up are one GEMM too
     scatter_gather: bool = False  # messages between stages split over the tensor-parallel ranks
+    alternates: bool = False  # recomputation selective by op keeps every other GEMM only
     pads_vocab_to: int = 1
     fused_gradient_accumulation: bool = False
 

@@ -58,7 +58,7 @@ class Blocks:
     @cached_property
     def again(self) -> Block:
         """What the backward pass of one layer runs again, by the mode of the job."""
-        work = run_again(self.layer, self.shard.training.recompute_mode)
+        work = run_again(self.layer, self.shard.recompute_mode)
         return Block(name="layer", phase="recompute", pieces=work)
 
     @cached_property
@@ -130,7 +130,7 @@ def layer_blocks(blocks: Blocks, chunk: Chunk, direction: str, layers: range) ->
     if direction == "F":
         return [(blocks.layer_forward, len(layers))]
     again = len(layers)
-    if blocks.shard.training.recompute_mode == "full":
+    if blocks.shard.recompute_mode == "full":
         again = len([layer for layer in layers if layer < chunk.recomputed])
     recomputed = [(blocks.again, again)] if again and blocks.again.pieces else []
     added = [(blocks.layer_accumulation, len(layers))] if blocks.layer_accumulation else []
@@ -180,7 +180,7 @@ def chunk_parameters(shard: Shard, chunk: Chunk) -> float:
 
 def layer_kept_bytes(blocks: Blocks, *, recomputed: bool) -> float:
     """Activations that one layer keeps of one micro-batch."""
-    mode = blocks.shard.training.recompute_mode
+    mode = blocks.shard.recompute_mode
     if mode == "full" and not recomputed:
         mode = "none"
     rows = blocks.shard.split_tokens
@@ -191,6 +191,6 @@ def layer_kept_bytes(blocks: Blocks, *, recomputed: bool) -> float:
 def chunk_kept_bytes(blocks: Blocks, chunk: Chunk) -> float:
     """Activations that a chunk keeps of one micro-batch, the loss left out: it is run back at once."""
     again = chunk.recomputed * layer_kept_bytes(blocks, recomputed=True)
-    if blocks.shard.training.recompute_mode != "full":
+    if blocks.shard.recompute_mode != "full":
         return chunk.layers * layer_kept_bytes(blocks, recomputed=False)
     return again + (chunk.layers - chunk.recomputed) * layer_kept_bytes(blocks, recomputed=False)

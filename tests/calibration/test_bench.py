@@ -18,7 +18,7 @@ from workloads.ops import DTYPE_BYTES, traffic_table
 FAMILIES = families()
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
 # Named by the table of traffic, and not a kernel of PyTorch.
-NOT_IN_PYTORCH = {"lamb"}
+NOT_IN_PYTORCH = {"lamb", "layer_norm_apex"}
 
 
 @every_family
