@@ -16,7 +16,7 @@ from calibration.cost.physics import Physics
 from hardware.types import Device
 from sim.blocks import BlockTime, segment_s
 from sim.price import Price, on_device
-from workloads.graph import COMPUTE, Program, Segment
+from workloads.graph import Program, Segment, leaf_runs, runs
 from workloads.ops import ComputeOp, Op
 
 
@@ -35,18 +35,9 @@ class Load:
 
 def load_of(program: Program, times: Mapping[int, BlockTime], prices: Mapping[Op, Price], device: Device) -> Load:
     """The load of a program; pipeline bubbles are not counted as rest."""
-    seconds: dict[ComputeOp, float] = {}
-    total = 0.0
-    runs = np.bincount([task.op for task in program.tasks], minlength=len(program.ops)).tolist()
-    for op, often in zip(program.ops, runs, strict=True):
-        if not isinstance(op, Segment):
-            continue
-        total += often * segment_s(op, times)
-        for block, count in op.blocks:
-            for work in block.work:
-                if work.stream == COMPUTE:
-                    assert isinstance(work.op, ComputeOp)
-                    seconds[work.op] = seconds.get(work.op, 0.0) + often * count * prices[work.op].seconds
+    pairs = zip(program.ops, runs(program), strict=True)
+    total = sum(often * segment_s(op, times) for op, often in pairs if isinstance(op, Segment))
+    seconds = {op: often * prices[op].seconds for op, often in leaf_runs(program).items() if isinstance(op, ComputeOp)}
     ops = list(seconds)
     drawn = power.draws(ops, np.array([prices[op].seconds for op in ops]), device)
     above = float(np.dot(drawn - power.STATIC_DRAW, np.array(list(seconds.values()))))

@@ -20,7 +20,7 @@ from sim.load import Load
 from sim.memory import Memory
 from sim.price import Price
 from sim.profiles import measured
-from workloads.graph import Message, Program, Segment, streams
+from workloads.graph import Message, Program, Segment, leaf_runs, runs, streams
 from workloads.model import step_model_flops
 from workloads.ops import Attention, ComputeOp, Gemm, Op
 
@@ -166,17 +166,11 @@ class Result:
         found = self.program.ops[op]
         return f"{found.dimension} {found.name}" if isinstance(found, Message) else found.name
 
-    def _counts(self) -> list[int]:
-        counts: list[int] = np.bincount(
-            [task.op for task in self.program.tasks], minlength=len(self.program.ops)
-        ).tolist()
-        return counts
-
     def _phase_flops(self, phase: str) -> float:
         """FLOPs of the GEMMs and attention of a phase, over the program."""
         return sum(
-            runs * count * sum(work.op.flops for work in block.work if isinstance(work.op, Gemm | Attention))
-            for op, runs in zip(self.program.ops, self._counts(), strict=True)
+            often * count * sum(work.op.flops for work in block.work if isinstance(work.op, Gemm | Attention))
+            for op, often in zip(self.program.ops, runs(self.program), strict=True)
             if isinstance(op, Segment)
             for block, count in op.blocks
             if block.phase == phase
@@ -184,13 +178,6 @@ class Result:
 
     def _work_seconds(self) -> dict[Op, float]:
         """Op -> seconds that a rank spends on it in a step, a mean over ranks; hidden work included."""
-        total: dict[Op, float] = {}
-        for op, runs in zip(self.program.ops, self._counts(), strict=True):
-            if isinstance(op, Message):
-                for message in op.ops:
-                    total[message] = total.get(message, 0.0) + runs * self.prices[message].seconds
-                continue
-            for block, count in op.blocks:
-                for work in block.work:
-                    total[work.op] = total.get(work.op, 0.0) + runs * count * self.prices[work.op].seconds
-        return {op: seconds / self.program.ranks for op, seconds in total.items()}
+        return {
+            op: often * self.prices[op].seconds / self.program.ranks for op, often in leaf_runs(self.program).items()
+        }

@@ -6,6 +6,7 @@ pass of one layer; it is played once. A `Task` runs blocks, or communicates, on 
 `Program` is all tasks of a step, each naming the earlier tasks that it waits for.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -98,6 +99,26 @@ class Program:
     ops: tuple[Segment | Message, ...]
     tasks: tuple[Task, ...]
     ranks: int
+
+
+def runs(program: Program) -> list[int]:
+    """How often each of the program's segments and messages is run, over all ranks."""
+    counted = Counter(task.op for task in program.tasks)
+    return [counted[index] for index in range(len(program.ops))]
+
+
+def leaf_runs(program: Program) -> dict[Op, int]:
+    """How often each kernel and each message between ranks is run, over all ranks."""
+    total: dict[Op, int] = {}
+    for op, often in zip(program.ops, runs(program), strict=True):
+        if isinstance(op, Message):
+            for message in op.ops:
+                total[message] = total.get(message, 0) + often
+            continue
+        for block, count in op.blocks:
+            for work in block.work:
+                total[work.op] = total.get(work.op, 0) + often * count
+    return total
 
 
 def leaf_ops(program: Program) -> list[Op]:
