@@ -215,7 +215,7 @@ def _probes(device: Device) -> list[ComputeOp]:
     dtypes = [dtype for dtype in DTYPE_BYTES if dtype in device.tensor_flops_per_s]
     kernels = device.architecture.attention_share if dtypes else ()
     heads: dict[str, Any] = {"heads": 8, "kv_heads": 8, "head_dim": 128, "dtype": next(iter(dtypes), "fp32")}
-    kinds: list[Any] = list(traffic_table())
+    kinds: list[Any] = [kind for kind in traffic_table() if kind[1] != "saved"]
     return [
         *(Gemm(m=m, n=1000, k=k, dtype=dtype) for m in (8, 8192) for k in (200, 8192) for dtype in dtypes),
         *(Attention(batch=1, seq_q=4096, seq_kv=4096, kernel=kernel, **heads) for kernel in kernels),

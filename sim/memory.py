@@ -164,11 +164,16 @@ def _temporary_bytes(blocks: Blocks, chunks: tuple[Chunk, ...]) -> float:
 
 
 def _loss_bytes(blocks: Blocks) -> float:
-    """Logits and their gradient in 16 bits, and what the loss keeps: fp32 ones are among that."""
+    """Logits and their gradient in 16 bits, and what the loss keeps: fp32 ones are among that.
+
+    A trainer may let go of its logits before the backward pass; a pipeline may hold those that were sent on.
+    """
     shard, loss = blocks.shard, blocks.head[-1]
-    narrow_bytes = loss.output_bytes * min(1.0, DTYPE_BYTES["bf16"] / shard.precision.activation_bytes)
-    sent_bytes = loss.output_bytes if shard.stack.storage.outputs_kept and shard.layout.pp > 1 else 0.0
-    return 2 * narrow_bytes + sent_bytes + sum(piece.saved_bytes for piece in blocks.head)
+    storage, logits = shard.stack.storage, loss.output_bytes / shard.precision.activation_bytes
+    narrow_bytes = logits * min(DTYPE_BYTES["bf16"], shard.precision.activation_bytes)
+    freed_bytes = min(logits * DTYPE_BYTES["fp32"], loss.saved_bytes) if storage.frees_logits else 0.0
+    sent_bytes = loss.output_bytes if storage.outputs_kept and shard.layout.pp > 1 else 0.0
+    return 2 * narrow_bytes - freed_bytes + sent_bytes + sum(piece.saved_bytes for piece in blocks.head)
 
 
 def _gathered_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> float:

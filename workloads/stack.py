@@ -74,6 +74,7 @@ class Storage:
     fp32_gradient_copy: bool = False  # the optimizer holds a further fp32 gradient
     sharded_gradient_buffer: bool = True  # from ZeRO-2 on, whether the gradients live in shards all the time
     gradients_kept: bool = True  # all the time; otherwise from the first backward pass of a step to the update
+    frees_logits: bool = False  # before the backward pass of the loss
     outputs_kept: bool = False  # pipeline stages keep what they have sent on, the last one its logits
     gradient_pool: bool = False  # sharded gradients are allocated on the stream that reduces them (FSDP2)
     reserved_bytes: Annotated[float, Ge(0)] = 1.5e9  # context, communicators, libraries
