@@ -33,8 +33,10 @@ class Load:
     watts: float
 
 
-def load_of(program: Program, times: Mapping[int, BlockTime], prices: Mapping[Op, Price], device: Device) -> Load:
-    """The load of a program; pipeline bubbles are not counted as rest."""
+def load_of(
+    program: Program, times: Mapping[int, BlockTime], prices: Mapping[Op, Price], device: Device, gpus: int
+) -> Load:
+    """The load of a program on the slowest of `gpus`; pipeline bubbles are not counted as rest."""
     pairs = zip(program.ops, runs(program), strict=True)
     total = sum(often * segment_s(op, times) for op, often in pairs if isinstance(op, Segment))
     seconds = {op: often * prices[op].seconds for op, often in leaf_runs(program).items() if isinstance(op, ComputeOp)}
@@ -42,7 +44,7 @@ def load_of(program: Program, times: Mapping[int, BlockTime], prices: Mapping[Op
     drawn = power.draws(ops, np.array([prices[op].seconds for op in ops]), device)
     above = float(np.dot(drawn - power.STATIC_DRAW, np.array(list(seconds.values()))))
     draw = np.array(power.STATIC_DRAW + above / total)
-    return Load(clock=float(power.clock(draw, device)), watts=float(power.watts(draw, device)))
+    return Load(clock=float(power.clock(draw, device, gpus)), watts=float(power.watts(draw, device)))
 
 
 def slowed(prices: Mapping[Op, Price], device: Device, at: float) -> dict[Op, Price]:

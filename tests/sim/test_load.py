@@ -1,0 +1,39 @@
+"""The clock of a step: worked by hand, and what many GPUs that wait for each other make of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibration.cost import power
+from hardware import catalog
+from sim.jobfile import read_job
+from sim.step import simulate
+
+H200 = catalog.device("h200-sxm")
+EXAMPLE = Path(__file__).parents[2] / "examples" / "llama-3.1-8b-fsdp.toml"
+HOT, COOL = np.array(1.44), np.array(0.5)
+
+
+def test_the_slowest_of_eight_worked_by_hand():
+    """The largest of 8 standard normal numbers is 1.43 in the mean (Blom: the quantile of 7.625 / 8.25)."""
+    slower = float(power.clock(HOT, H200, 8) / power.clock(HOT, H200))
+    assert slower == pytest.approx(1 - 0.013 * 1.434, abs=1e-4)
+
+
+def test_the_slowest_of_more_is_slower():
+    clocks = [float(power.clock(HOT, H200, gpus)) for gpus in (1, 2, 8, 64, 1024)]
+    assert clocks == sorted(clocks, reverse=True)
+    assert len(set(clocks)) == 5
+    assert clocks[-1] > 0.95 * clocks[0]
+
+
+def test_nobody_is_slow_below_the_power_limit():
+    assert float(power.clock(COOL, H200, 1024)) == 1.0
+
+
+def test_replicas_slow_each_other_down():
+    """The same work for each of 8 times as many GPUs at their power limit."""
+    settings = [(f"cluster.nodes={nodes}", f"training.global_batch={16 * nodes}") for nodes in (1, 8)]
+    one, eight = (simulate(read_job(EXAMPLE, each)).load.clock for each in settings)
+    assert eight < one < 1.0
