@@ -102,7 +102,12 @@ def shipped(name: str = "cases.toml") -> Cases:
 def chosen() -> Cases:
     """Those of the file that the environment names, which the ranks of a run inherit; else the shipped ones."""
     path = os.environ.get(CASES)
-    return parsed(tomllib.loads(Path(path).read_text("utf-8"))) if path else shipped()
+    return read(Path(path)) if path else shipped()
+
+
+def read(path: Path) -> Cases:
+    """Cases of a TOML file."""
+    return parsed(tomllib.loads(path.read_text("utf-8")))
 
 
 def parsed(document: Mapping[str, Any]) -> Cases:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calibration.steps import corpus
-from calibration.steps.case import CASES, Case, Cases, chosen
+from calibration.steps.case import CASES, Case, Cases, chosen, read
 from calibration.steps.config import written
 from calibration.steps.launch import Launch, launcher, tidy
 from calibration.steps.log import FailedRunError, measured
@@ -79,12 +79,22 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="h200-sxm", help="name of the GPU in the catalogue")
     parser.add_argument("--fabric", default="nvlink-switch", help="inside a node, as in the table of steps")
     parser.add_argument("--gpus-per-node", type=int, default=8)
-    parser.add_argument("--cases", type=Path, help="a file of shapes and cases, by default the one that ships")
+    parser.add_argument("--cases", type=_case_file, help="a file of shapes and cases, by default the one that ships")
     parser.add_argument("--case", nargs="*", default=[], help="these only")
     parser.add_argument("--steps", type=int, nargs=2, default=(12, 4), help="steps of a run; first steps not counted")
     parser.add_argument("--trace", action="store_true", help="profile the last step; its time is not a measurement")
     parser.add_argument("--launcher", choices=("torchrun", "fork"), default="torchrun")
     return parser.parse_args(arguments)
+
+
+def _case_file(text: str) -> Path:
+    """The path, if cases can be read from it."""
+    path = Path(text)
+    try:
+        read(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise argparse.ArgumentTypeError(f"{text} is no file of cases: {error}") from None
+    return path
 
 
 def _left(cases: Cases, out: Path, options: argparse.Namespace) -> list[tuple[int, Case]]:

@@ -183,3 +183,21 @@ def test_a_measured_row_is_a_shipped_case_with_figures_that_agree(found: dict[st
     flops_per_s = 6 * shape.parameters * tokens / float(found["step_time_s"]) / case.gpus
     assert flops_per_s < 1.98e15
     assert 0.0 < float(found["memory_active_gb"]) <= float(found["memory_gb"]) < 139.8
+
+
+def test_a_file_that_holds_no_cases_is_refused_with_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cases.toml").write_text("case = [")
+    for path in (tmp_path / "none.toml", tmp_path / "cases.toml"):
+        with pytest.raises(SystemExit) as stopped:
+            run.main(["--out", str(tmp_path), "--cases", str(path)])
+        assert stopped.value.code == 2
+        assert f"{path} is no file of cases" in capsys.readouterr().err
+
+
+def test_runs_that_wait_for_their_host_differ_from_the_others_by_name() -> None:
+    host = shipped("host.toml").cases
+    assert {case.name for case in host}.isdisjoint(BY_NAME)
+    assert {case.recompute for case in host} == {"none", "op", "full"}
+    assert all(case.seq_len <= 256 for case in host)

@@ -209,3 +209,11 @@ def played_beside(made: Block) -> BlockTime:
     prices = {work.op: work.op.rows / 1000 for work in made.work}  # type: ignore[union-attr]
     free = Launches(costs=FREE, execution="eager", recompute="none")
     return play_block(made, prices, free, 1.0, message_rate=0.5)
+
+
+def test_kernels_that_are_run_again_cost_the_host_more():
+    host = Host(launch_s={"eager": 1.0}, again_s={"full": 0.5})
+    made = [replace(block((kernel(0.001),)), phase=phase) for phase in ("forward", "recompute")]
+    ways = [Launches(costs=host, execution="eager", recompute=mode) for mode in ("full", "none")]
+    times = [play_block(each, {w.op: 0.001 for w in each.work}, way, 1.0).seconds for each in made for way in ways]
+    assert times == [1.0, 1.0, 1.5, 1.0]

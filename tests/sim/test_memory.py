@@ -205,3 +205,60 @@ def test_a_recomputed_layer_is_there_in_full_while_it_runs_back():
     sbh = 64 * 64
     again = 34 * sbh + 5 * 8 * 64 * 64 - 2 * sbh
     assert memory(pp=4, training={"recompute": "full"}).temporaries == 2 * 64 * 256 * 2 + again
+
+
+def torchtitan(**changes: Any) -> Any:
+    return changed(stack("torchtitan"), storage=changes)
+
+
+BATCHES = {"one": {"global_batch": 2, "micro_batch": 2}, "two": {"global_batch": 4, "micro_batch": 2}}
+
+
+def test_gradients_that_are_freed_between_steps_are_not_there_at_the_loss():
+    """With logits enough, the peak is at the loss of the first micro-batch; a second one finds gradients."""
+    model = replace(LLAMA, vocab=512 * 400)
+    kept, freed = (
+        memory(model, on=torchtitan(gradients_kept=each), training=BATCHES["one"] | {"seq_len": 512})
+        for each in (True, False)
+    )
+    assert kept.gradients == 4.0 * model.parameters
+    assert freed.gradients == 0.0
+    again = memory(model, on=torchtitan(gradients_kept=False), training=BATCHES["two"] | {"seq_len": 512})
+    assert again.gradients == kept.gradients
+
+
+def test_the_end_of_the_backward_pass_may_be_the_peak():
+    """Next to no activations: weights, gradients and optimizer, 16 bytes a parameter."""
+    found = memory(
+        LLAMA, on=torchtitan(gradients_kept=False), training={"seq_len": 16, "micro_batch": 1, "global_batch": 1}
+    )
+    assert found.activations == 0.0
+    assert found.allocated == pytest.approx(16.0 * LLAMA.parameters)
+
+
+def test_a_pool_of_their_own_adds_gradients_to_what_is_held():
+    """In use, they do not meet the loss; the allocator holds room for both."""
+    model, training = replace(LLAMA, vocab=512 * 400), BATCHES["one"] | {"global_batch": 4, "seq_len": 512}
+    found = [
+        memory(model, on=torchtitan(gradient_pool=each, fragmentation={}), training=training, dp=2, zero=3)
+        for each in (False, True)
+    ]
+    assert found[0].lost == 0.0
+    assert found[1].lost >= 4.0 * model.parameters / 2
+    assert found[0].allocated == found[1].allocated
+
+
+def test_ddp_keeps_all_its_buckets():
+    on = changed(stack("torchtitan"), data={"buckets_kept": True})
+    assert memory(LLAMA, on=on, dp=2).communication == 4.0 * LLAMA.parameters
+
+
+def test_letting_go_of_logits_saves_an_fp32_copy():
+    model, training = replace(LLAMA, vocab=512 * 400), BATCHES["one"] | {"seq_len": 512}
+    kept, freed = (memory(model, on=torchtitan(frees_logits=each), training=training) for each in (False, True))
+    assert kept.temporaries - freed.temporaries == 4.0 * 2 * 512 * model.vocab
+
+
+def test_gradients_of_pure_16_bit_training_travel_in_16_bits():
+    on = changed(stack("torchtitan"), data={"buckets_kept": True})
+    assert memory(LLAMA, on=on, dp=2, training={"precision": "bf16-pure"}).communication == 2.0 * LLAMA.parameters

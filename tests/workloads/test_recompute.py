@@ -152,3 +152,21 @@ def test_what_is_kept_worked_by_hand():
     sizes = [kept_bytes(pieces, mode, 5.0) for mode in MODES]
     assert sizes == [15.0, 12.0, 5 + 20 + 30 + 40, 5 + 20 + 30, 5.0]
     assert pointwise(shard, "none", (), 2, 3).saved_bytes == 0.0
+
+
+def test_every_other_gemm_of_a_llama_layer_worked_by_hand():
+    """Of q, k, v, proj, gate, up and down the first, third, fifth and seventh are kept: q, v, gate and down."""
+    shard = make_shard(LLAMA, "torchtitan", training={"recompute": "selective-op-alternate"}, dp=2, zero=3)
+    model, keys = LLAMA, LLAMA.kv_heads * LLAMA.head_dim
+    columns = model.hidden + model.hidden + keys + model.ffn + model.hidden + model.hidden
+    assert layer_kept_bytes(Blocks(shard=shard), recomputed=False) == 2 * shard.tokens * columns
+    gemms = [op.n for op in again("selective-op-alternate", "torchtitan") if isinstance(op, Gemm)]
+    assert gemms == [keys, model.hidden, model.ffn]
+
+
+def test_a_stack_may_mean_every_other_gemm_by_selective_op():
+    modes = [
+        make_shard(LLAMA, name, training={"recompute": "selective-op"}).recompute_mode
+        for name in ("torchtitan", "nemo")
+    ]
+    assert modes == ["selective-op-alternate", "selective-op"]

@@ -1,0 +1,31 @@
+"""Casts to 8 bits: one scale for a tensor, or one for each row in both directions of a GEMM."""
+
+from tests.conftest import LLAMA, make_shard
+from workloads.ops import Pointwise
+from workloads.quantisation import quantised
+
+
+def names(precision: str, stack: str = "torchtitan") -> list[list[tuple[str, int, int]]]:
+    shard = make_shard(LLAMA, stack, training={"precision": precision})
+    found = quantised(shard, 64, (96, 32))
+    return [[(w.op.op, w.op.rows, w.op.cols) for w in part if isinstance(w.op, Pointwise)] for part in found]
+
+
+def test_scales_of_rows_take_six_casts_three_of_them_transposed():
+    rows = make_shard(LLAMA, "torchtitan").tokens
+    assert names("fp8-rowwise") == [
+        [("quantize_fp8_rows", rows, 64), ("quantize_fp8_rows", 128, 64)],
+        [("quantize_fp8_rows", rows, 128), ("quantize_fp8_columns", 128, 64)],
+        [("quantize_fp8_columns", rows, 128), ("quantize_fp8_columns", rows, 64)],
+    ]
+
+
+def test_one_scale_for_a_tensor_needs_no_transposed_cast():
+    forward, data, weights = names("fp8", "nemo")
+    assert {name for name, _, _ in (*forward, *data)} <= {"quantize_fp8", "quantize_fp8_transpose"}
+    assert weights == []
+
+
+def test_pure_8_bit_training_keeps_no_fp32():
+    precision = make_shard(LLAMA, "torchtitan", training={"precision": "fp8-pure"}).precision
+    assert (precision.weight, precision.moments, precision.pure) == ("bf16", "bf16", True)
