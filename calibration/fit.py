@@ -38,7 +38,6 @@ GRIDS: Grids = {
     "pointwise": (
         Covariance(shared=0.1, level=0.05, own=0.3, reach=1.0, stretch=2.0, noise=0.005),
         Covariance(shared=0.1, level=0.05, own=0.3, reach=1.3, stretch=1.5, noise=0.003),
-        Covariance(shared=0.05, level=0.05, own=0.3, reach=1.0, stretch=1.0, noise=0.01),
     ),
 }
 BURST, SUSTAINED = "burst", "sustained"
