@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 
 from calibration.cost.model import CostModel
-from hardware.types import Cluster
-from sim import profiles
+from sim import contention, profiles
 from sim.blocks import BlockTime, Launches, play_block, segment_s
 from sim.engine import play
 from sim.job import Job
@@ -16,10 +15,6 @@ from workloads.build import build
 from workloads.graph import Message, Program, Segment, blocks, leaf_ops
 from workloads.ops import Op
 from workloads.parallelism import data
-
-# Of its speed that a collective keeps beside computation. On two H200s, messages of 0.2 to 3 ms took 1.15 to 1.8 times
-# as long beside GEMMs as alone, 1.5 times at the median; GEMMs of 1 to 2 ms, 1.14 to 1.5 times beside messages.
-MESSAGE_RATE = 0.67
 
 
 def simulate(job: Job, cost_model: CostModel | None = None) -> Result:
@@ -43,7 +38,7 @@ def simulate(job: Job, cost_model: CostModel | None = None) -> Result:
         program.tasks,
         [op_seconds[task.op] for task in program.tasks],
         beside=(data.STREAM,),
-        compute_rate=compute_rate(job),
+        compute_rate=contention.compute_rate(job),
     )
     return Result(
         job=job,
@@ -63,23 +58,12 @@ def block_times(job: Job, program: Program, prices: Mapping[Op, Price]) -> dict[
     seconds = {op: paid.seconds for op, paid in prices.items()}
     execution = job.execution or job.stack.execution
     host = Launches(costs=job.stack.host, execution=execution, recompute=job.training.recompute_mode)
-    rate = compute_rate(job)
-    beside = message_rate(job.cluster)
-    return {id(block): play_block(block, seconds, host, rate, beside) for block in blocks(program)}
-
-
-def message_rate(cluster: Cluster) -> float:
-    """Progress, beside computation, of a message inside a domain; PCIe is too slow to miss the SMs and memory lost."""
-    return 1.0 if cluster.scale_up.topology == "tree" else MESSAGE_RATE
-
-
-def compute_rate(job: Job) -> float:
-    """Progress of computation beside a collective, which holds some SMs for itself."""
-    return 1.0 - min(job.stack.data.channels / job.cluster.device.sm_count, 0.5)
+    rates = contention.in_blocks(job)
+    return {id(block): play_block(block, seconds, host, *rates) for block in blocks(program)}
 
 
 def _seconds(op: Segment | Message, times: Mapping[int, BlockTime], prices: Mapping[Op, Price]) -> float:
     if isinstance(op, Message):
         seconds = sum(prices[message].seconds for message in op.ops)
-        return seconds / MESSAGE_RATE if op.beside else seconds
+        return seconds / contention.MESSAGE_RATE if op.beside else seconds
     return segment_s(op, times)

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+import sim.contention
 import sim.rows
-import sim.step
 from sim.catalog import stack
 from sim.rows import Row
 from sim.validate import PUBLISHED, Validation, read_rows, validate_table, validated
@@ -49,7 +49,7 @@ def test_the_guard_passes_sources_as_they_are():
 
 
 def test_messages_that_crawl_are_noticed_in_the_sources_that_overlap_them(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sim.step, "MESSAGE_RATE", 0.05)
+    monkeypatch.setattr(sim.contention, "MESSAGE_RATE", 0.05)
     found = guarded(FSDP, DEEPSPEED)
     assert len(found) == 1
     assert found[0].startswith(f"{FSDP}: mean error of the step time was {RECORD[FSDP]['mean_abs_error']:.1%}, is ")

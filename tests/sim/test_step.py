@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+import sim.contention
 from hardware import catalog
 from hardware.types import Cluster
 from sim.catalog import stack
+from sim.contention import channels_rate, compute_rate
 from sim.job import Job
-from sim.step import compute_rate, simulate
+from sim.step import simulate
 from tests.conftest import GPT, LLAMA, SIMPLE, Priced, changed, cluster, make_job
 from workloads.errors import WorkloadError
 from workloads.graph import blocks, leaf_ops
@@ -76,14 +78,18 @@ def test_a_pipeline_worked_by_hand():
     assert result.step_s >= by_hand
 
 
-def test_computation_beside_a_collective_leaves_it_its_channels():
-    """16 of 108 SMs of an A100."""
-    job = make_job(on=changed(PLAIN, data={"channels": 16}))
-    assert compute_rate(job) == 1 - 16 / 108
+def test_user_buffers_leave_computation_all_but_their_channels():
+    """16 of 108 SMs of an A100; never more than half."""
+    jobs = [make_job(on=changed(PLAIN, data={"channels": channels})) for channels in (16, 100)]
+    assert [channels_rate(job) for job in jobs] == [1 - 16 / 108, 0.5]
 
 
-def test_collectives_take_no_more_than_half_of_a_device():
-    assert compute_rate(make_job(on=changed(PLAIN, data={"channels": 100}))) == 0.5
+def test_a_collective_costs_the_computation_beside_it_three_fifths_of_its_own_time():
+    """Worked by hand: a message of 1 s takes 1 / 0.67 = 1.49 s, in which 1.49 x (1 - 0.591) = 0.61 s are lost."""
+    rate = compute_rate(make_job(on=PLAIN))
+    assert rate == pytest.approx(0.5913)
+    assert (1 - rate) / 0.67 == pytest.approx(0.61)
+    assert rate < channels_rate(make_job(on=PLAIN))
 
 
 def test_every_op_has_one_price_and_every_block_one_time():
@@ -194,9 +200,11 @@ def test_replicas_beat_neither_an_equal_share_nor_lose_against_one(layout):
     [{"pipeline": True}, {"tensor_backward": True}, {"gradients": "backward"}],
     ids=str,
 )
-def test_overlap_is_never_slower_where_it_disturbs_nobody(overlap):
-    """With collectives that hold hardly any of the SMs, and a free host."""
-    on = changed(PLAIN, data={"channels": 1, "bucket_bytes": 1e12})
+def test_overlap_is_never_slower_where_it_disturbs_nobody(overlap, monkeypatch):
+    """With collectives that share nothing with computation, and a free host."""
+    monkeypatch.setattr(sim.contention, "CONTENTION", 0.0)
+    monkeypatch.setattr(sim.contention, "MESSAGE_RATE", 1.0)
+    on = changed(PLAIN, data={"bucket_bytes": 1e12})
     layout: dict[str, Any] = {"tp": 2, "pp": 2, "dp": 2, "sequence_parallel": True}
     beside = changed(on, overlap=overlap)
     assert step_s(make_job(LLAMA, on=beside, **layout)) <= step_s(make_job(LLAMA, on=on, **layout)) * 1.02
