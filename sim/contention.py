@@ -9,8 +9,9 @@ from sim.job import Job
 MESSAGE_RATE = 0.67
 
 # Seconds that a second of a collective costs the computation beside it. Training on 4 A100, H100, MI250 and MI210 was
-# computing 18.9 % slower beside communication than without, and one after the other took 10.2 % longer than overlapped: of
-# 0.31 s of communication for a second of computation, 0.189 s were not hidden (Lee et al., arXiv:2507.03114, abstract).
+# computing 18.9 % slower beside communication than without, and one after the other took 10.2 % longer than
+# overlapped: of 0.31 s of communication for a second of computation, 0.189 s were not hidden (Lee et al.,
+# arXiv:2507.03114, abstract).
 CONTENTION = 0.61
 
 
