@@ -27,17 +27,20 @@ def in_blocks(job: Job) -> Rates:
 
     PCIe is too slow to miss what computation takes; user buffers move data without the caches of the SMs.
     """
-    slow = job.cluster.scale_up.topology == "tree"
     compute = channels_rate(job) if job.stack.overlap.tensor else compute_rate(job)
-    return Rates(compute=compute, message=1.0 if slow else MESSAGE_RATE)
+    return Rates(compute=compute, message=1.0 if _slow_links(job) else MESSAGE_RATE)
 
 
 def compute_rate(job: Job) -> float:
     """Progress of computation beside a collective: they share SMs, caches, memory and power."""
-    slow = job.cluster.scale_up.topology == "tree"
-    return channels_rate(job) if slow else 1.0 - CONTENTION * MESSAGE_RATE
+    return channels_rate(job) if _slow_links(job) else 1.0 - CONTENTION * MESSAGE_RATE
 
 
 def channels_rate(job: Job) -> float:
     """Progress of computation that goes without the SMs of a collective, and misses nothing else."""
     return 1.0 - min(job.stack.data.channels / job.cluster.device.sm_count, 0.5)
+
+
+def _slow_links(job: Job) -> bool:
+    """Whether GPUs of a node meet over a tree of PCIe switches."""
+    return job.cluster.scale_up.topology == "tree"

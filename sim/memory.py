@@ -178,7 +178,7 @@ def _loss_bytes(blocks: Blocks) -> float:
 
 def _gathered_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> float:
     """ZeRO 3: the unit at work and the next one, gathered in the type that computes."""
-    if shard.layout.zero != 3 or shard.layout.shards == 1:
+    if not shard.layout.gathers_each_pass:
         return 0.0
     layer, largest = _units(shard, chunks)
     return (layer + largest) * shard.precision.activation_bytes
@@ -186,7 +186,7 @@ def _gathered_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> float:
 
 def _reduced_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> float:
     """ZeRO 3: the gradients of a unit before they are reduced."""
-    if shard.layout.zero != 3 or shard.layout.shards == 1 or shard.training.task == "lora":
+    if not shard.layout.gathers_each_pass or shard.training.task == "lora":
         return 0.0
     return _units(shard, chunks)[1] * DTYPE_BYTES[data.gradient_dtype(shard)]
 

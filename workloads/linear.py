@@ -27,7 +27,6 @@ def linear(
     dtype = shard.precision.gemm if narrow or not shard.precision.quantised else shard.precision.activation
     narrowed = quantised(shard, inputs, outputs) if narrow and shard.precision.quantised else Quantised()
     copies = autocasts(shard, inputs, outputs, behind_norm=behind_norm)
-    kept = dtype if narrow else shard.precision.activation
     return Piece(
         name=name,
         kind="gemm",
@@ -46,7 +45,7 @@ def linear(
             *copies.weights,
             *(kernel_work(shard, ("bias_add",), shard.tokens, sum(outputs), "bwd") if bias else ()),
         ),
-        saved_bytes=shard.tokens * inputs * _saved_width(shard, kept) + copies.bytes,
+        saved_bytes=shard.tokens * inputs * _saved_width(shard, dtype) + copies.bytes,
         output_bytes=shard.tokens * sum(outputs) * shard.precision.activation_bytes,
     )
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from workloads.graph import Message
+from workloads.layout import Layout
 from workloads.ops import DTYPE_BYTES
 from workloads.parallelism import data
 from workloads.parallelism.sharded import with_copies
@@ -35,14 +36,9 @@ class Passes:
         return self._backward(slot, after, last=last)
 
     @property
-    def layout_zero(self) -> int:
-        """ZeRO stage."""
-        return self.blocks.shard.layout.zero
-
-    @property
-    def gathers_each_pass(self) -> bool:
-        """Whether ZeRO 3 gathers the parameters of every pass anew."""
-        return self.layout_zero == 3 and self.blocks.shard.layout.shards > 1
+    def layout(self) -> Layout:
+        """Degrees of parallelism."""
+        return self.blocks.shard.layout
 
     @property
     def overlaps_gradients(self) -> bool:
@@ -60,7 +56,7 @@ class Passes:
 
     def _forward(self, slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:
         units = self.units[slot.chunk]
-        if self.gathers_each_pass:
+        if self.layout.gathers_each_pass:
             return self._sharded(units, slot, after, reduces=False)
         if self.gathers_ahead and slot.micro_batch == 0:
             gathered = [self._gather(unit, (), slot) for unit in units]
@@ -71,9 +67,9 @@ class Passes:
 
     def _backward(self, slot: Slot, after: tuple[int, ...], *, last: bool) -> tuple[int, ...]:
         units = self.units[slot.chunk][::-1]
-        if self.gathers_each_pass:
+        if self.layout.gathers_each_pass:
             return self._sharded(units, slot, after, reduces=True)
-        if self.overlaps_gradients and (last or self.layout_zero == 2):
+        if self.overlaps_gradients and (last or self.layout.zero == 2):
             for unit in units:
                 after = self._compute(unit, slot, after)
                 self._reduce(unit, after, slot)

@@ -13,7 +13,7 @@ from workloads.shard import Shard
 
 def with_copies(shard: Shard, segment: Segment, direction: str, parameters: float) -> Segment:
     """`segment` with the copies of a unit of `parameters`, where the stack makes them."""
-    if not shard.stack.data.copies or shard.layout.zero != 3 or shard.layout.shards == 1:
+    if not shard.stack.data.copies or not shard.layout.gathers_each_pass:
         return segment
     cast = "cast" if gradient_dtype(shard) == "fp32" else "copy"
     kernels = ("copy",) if direction == "F" else ("copy", cast)
