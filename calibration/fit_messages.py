@@ -95,9 +95,11 @@ def within(row: Measurement, gpus: int) -> bool:
 
 def curve(size: Floats, target: Floats, base: Base) -> Curve:
     """Through rows of one kind, robust against single ones, of times that grow with size."""
+    from sklearn.isotonic import isotonic_regression  # noqa: PLC0415  (heavy)
+
     knots = _knots(size)
     base_log = base(knots)
-    return Curve(knots, _growing(_smooth(size, target, knots) + base_log) - base_log)
+    return Curve(knots, isotonic_regression(_smooth(size, target, knots) + base_log) - base_log)
 
 
 def _smooth(size: Floats, target: Floats, knots: Floats) -> Floats:
@@ -109,18 +111,6 @@ def _smooth(size: Floats, target: Floats, knots: Floats) -> Floats:
         log = np.linalg.solve(hats.T @ (weight[:, None] * hats) + pull, hats.T @ (weight * target))
         weight = OUTLIER / np.maximum(np.abs(target - hats @ log), OUTLIER)
     return log
-
-
-def _growing(values: Floats) -> Floats:
-    """The nearest ascending sequence: means of those that fall, joined until none does."""
-    runs: list[tuple[float, int]] = []
-    for value in values.tolist():
-        run = (value, 1)
-        while runs and runs[-1][0] >= run[0]:
-            mean, count = runs.pop()
-            run = ((mean * count + run[0] * run[1]) / (count + run[1]), count + run[1])
-        runs.append(run)
-    return np.repeat([mean for mean, _ in runs], [count for _, count in runs])
 
 
 def _base(domain: Domain, kind: str) -> Base:
