@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.cost.learned_messages import STEP_OCTAVES, MessageModel, kind_of, sizes_of
+from calibration.cost.learned_messages import SEND_RECV, STEP_OCTAVES, MessageModel, kind_of, sizes_of
 from calibration.cost.learned_spread import Spread, errors_on
 from calibration.cost.rates import Floats
 from calibration.table import Measurement, op_of
@@ -127,8 +127,10 @@ def fingerprint(domain: Domain, kinds: Sequence[str]) -> str:
 
 def _probe(kind: str, size: float) -> CommunicationOp:
     name, _, ranks = kind.partition("/")
+    if name == SEND_RECV:
+        return Transfer(bytes=size, stride=1, ranks=int(ranks))
     kinds: Any = name
-    return Collective(op=kinds, bytes=size, ranks=int(ranks)) if ranks else Transfer(bytes=size, stride=1)
+    return Collective(op=kinds, bytes=size, ranks=int(ranks))
 
 
 def _knots(size: Floats) -> Floats:

@@ -251,7 +251,7 @@ def _collective(row: Measurement) -> Collective | Transfer | None:
     if not (row.ranks and row.bytes):
         return None
     if row.op == "send_recv":
-        return Transfer(bytes=row.bytes, stride=1)
+        return Transfer(bytes=row.bytes, stride=1, ranks=row.ranks)
     kind = cast(CollectiveKind, row.op)
     return Collective(op=kind, bytes=row.bytes, ranks=row.ranks, dtype=row.dtype or "bf16")
 

@@ -218,7 +218,7 @@ def _message(row: Row, machine: Cluster) -> CommunicationOp:
     """The ranks of a node stand as far apart as its devices allow."""
     ranks, size = count(row, "ranks"), float(row["bytes"])
     if row["op"] == "send_recv":
-        return Transfer(bytes=size, stride=machine.gpus_per_node if machine.nodes > 1 else 1)
+        return Transfer(bytes=size, stride=machine.gpus_per_node if machine.nodes > 1 else 1, ranks=ranks)
     stride = machine.gpus_per_node * machine.nodes // ranks if machine.nodes > 1 else 1
     kind = cast(CollectiveKind, row["op"])
     return Collective(op=kind, bytes=size, ranks=ranks, stride=stride, dtype=row.get("dtype") or "bf16")

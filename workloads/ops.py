@@ -190,11 +190,15 @@ class Collective:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """A point-to-point message of every rank of one group to its partner `stride` ranks further."""
+    """A point-to-point message of every rank of one group to its partner `stride` ranks further.
+
+    `ranks` are those of the communicator: libraries share its channels out among them.
+    """
 
     bytes: float
     stride: int
     source: int = 0
+    ranks: int = 2
 
     @property
     def flops(self) -> float:

@@ -17,6 +17,7 @@ from calibration.cost.learned_spread import Spread
 from calibration.cost.rates import Floats
 from workloads.ops import CommunicationOp, Transfer
 
+SEND_RECV = "send_recv"
 STEP_OCTAVES = 0.25  # between two knots of a curve
 
 
@@ -34,7 +35,7 @@ class MessageModel:
 
     Args:
         fabric: that joined the ranks; the curves hold for no other.
-        kinds: as in `all_reduce/2`, for two ranks, and `send_recv`.
+        kinds: as in `all_reduce/2`, for two ranks.
         curve: [knots] index of the kind that a knot belongs to, ascending.
         size: [knots] log2 of bytes, ascending within a curve. A knot has a measured size within an octave.
         log: [knots] the correction there.
@@ -69,8 +70,8 @@ class MessageModel:
 
 
 def kind_of(op: CommunicationOp) -> str:
-    """What has a curve of its own: a collective of so many ranks, or a message."""
-    return "send_recv" if isinstance(op, Transfer) else f"{op.op}/{op.ranks}"
+    """What has a curve of its own: a collective, or a message, in a communicator of so many ranks."""
+    return f"{SEND_RECV if isinstance(op, Transfer) else op.op}/{op.ranks}"
 
 
 def sizes_of(ops: Sequence[CommunicationOp]) -> Floats:

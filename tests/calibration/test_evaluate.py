@@ -94,8 +94,8 @@ def test_collectives_are_listed_as_a_whole_by_kind_and_once_more_where_large() -
         ("all, 1 MB up", 2),
         ("all_reduce/2", 2),
         ("all_reduce/2, 1 MB up", 1),
-        ("send_recv", 1),
-        ("send_recv, 1 MB up", 1),
+        ("send_recv/2", 1),
+        ("send_recv/2, 1 MB up", 1),
     ]
     assert lines["collective", "all"]["mean"] == pytest.approx((0.5 + 1.0 + 0.0) / 3)
     assert lines["collective", "all_reduce/2, 1 MB up"]["bias"] == pytest.approx(1.0)

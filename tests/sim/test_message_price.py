@@ -79,7 +79,7 @@ def test_a_step_and_a_table_have_the_same_prices(node: Cluster, learned: CostMod
 @pytest.mark.parametrize(
     "op",
     [
-        replace(PAIR, ranks=4),
+        replace(PAIR, ranks=3),
         replace(PAIR, ranks=8),
         replace(PAIR, stride=8),
         replace(PAIR, bytes=1e12),

@@ -27,7 +27,8 @@ def _ring(shard: Shard, whole: Attention) -> tuple[Work, ...]:
     """The rank's own block, then the others'; each message runs beside the block before it."""
     steps = shard.layout.cp - 1
     other = replace(whole, causal=False, seq_kv=max(whole.seq_kv // 2, 1) if whole.causal else whole.seq_kv)
-    send = Work(Transfer(bytes=_message_bytes(shard, whole), stride=shard.layout.tp), STREAM, asynchronous=True)
+    layout, size = shard.layout, _message_bytes(shard, whole)
+    send = Work(Transfer(bytes=size, stride=layout.tp, ranks=layout.cp), STREAM, asynchronous=True)
     work = [send._replace(name="kv0"), Work(whole)]
     for step in range(steps):
         if step + 1 < steps:

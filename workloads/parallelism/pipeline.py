@@ -24,7 +24,8 @@ def activations(shard: Shard, source: int) -> Message:
     size = shard.split_tokens * shard.model.hidden * shard.precision.activation_bytes
     split = shard.stack.scatter_gather and layout.tp > 1 and not layout.sequence_parallel
     stride = stage_stride(shard)
-    send = Transfer(bytes=size / layout.tp if split else size, stride=stride, source=source * stride)
+    size_sent = size / layout.tp if split else size
+    send = Transfer(bytes=size_sent, stride=stride, source=source * stride, ranks=layout.pp)
     if not split:
         return Message(name="send_recv", ops=(send,), dimension=DIMENSION)
     gather = Collective(op="all_gather", bytes=size, ranks=layout.tp, dtype=shard.precision.activation)
