@@ -82,12 +82,15 @@ def _stage_memory(blocks: Blocks, stage: int, capacity: float) -> Memory:
 def _pass(blocks: Blocks, chunks: tuple[Chunk, ...]) -> Parts:
     """Where most activations are kept: between a forward and a backward pass.
 
-    Gradients that are made anew in each step are not there yet in its first backward pass.
+    Gradients that are made anew in each step are not there yet in its first backward pass; those that ZeRO 3 reduces
+    once a step add up whole.
     """
     shard = blocks.shard
     parameters = sum(chunk_parameters(shard, chunk) for chunk in chunks)
     states = _state_bytes(shard, parameters)
-    if not shard.stack.storage.gradients_kept and micro_batches(shard.layout, shard.training) == 1:
+    if shard.gathers_once:
+        states["gradients"] = parameters * DTYPE_BYTES[data.gradient_dtype(shard)]
+    elif not shard.stack.storage.gradients_kept and micro_batches(shard.layout, shard.training) == 1:
         states["gradients"] = 0.0
     return {
         **states,
@@ -109,7 +112,7 @@ def _pools(shard: Shard, passing: Parts, update: Parts) -> float:
     """What the allocator takes. It keeps a pool for each stream: what one of them freed is of no use to the others."""
     if not shard.stack.storage.gradient_pool or shard.layout.shards == 1:
         return max(sum(passing.values()), sum(update.values()))
-    others = sum(passing.values()) - passing["gradients"]
+    others = sum(passing.values()) - (0.0 if shard.gathers_once else passing["gradients"])
     return others + update["gradients"] + update["communication"]
 
 
@@ -177,8 +180,10 @@ def _loss_bytes(blocks: Blocks) -> float:
 
 
 def _gathered_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> float:
-    """ZeRO 3: the unit at work and the next one, gathered in the type that computes."""
-    if not shard.layout.gathers_each_pass:
+    """ZeRO 3: the unit at work and the next one, gathered in the type that computes; or all of them, for a step."""
+    if shard.gathers_once:
+        return sum(chunk_parameters(shard, chunk) for chunk in chunks) * shard.precision.activation_bytes
+    if not shard.gathers_each_pass:
         return 0.0
     layer, largest = _units(shard, chunks)
     return (layer + largest) * shard.precision.activation_bytes
@@ -186,7 +191,7 @@ def _gathered_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> float:
 
 def _reduced_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> float:
     """ZeRO 3: the gradients of a unit before they are reduced."""
-    if not shard.layout.gathers_each_pass or shard.training.task == "lora":
+    if not (shard.gathers_each_pass or shard.gathers_once) or shard.training.task == "lora":
         return 0.0
     return _units(shard, chunks)[1] * DTYPE_BYTES[data.gradient_dtype(shard)]
 

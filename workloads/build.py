@@ -28,32 +28,36 @@ def build(shard: Shard) -> Program:
 
 
 def _run_schedule(weave: Weave, shard: Shard, stages: list[Passes]) -> None:
-    """Queue every slot of every stage, each when what it waits for is queued."""
+    """Queue every slot of every stage, each when what it waits for is queued: one of each stage in a round."""
     layout, count = shard.layout, micro_batches(shard.layout, shard.training)
     plan = schedule(layout.schedule_name)
     queues = [deque(plan.order(stage, layout.pp, layout.vp, count)) for stage in range(layout.pp)]
     sender = _Sender(weave, shard)
-    ready = deque(range(layout.pp))
-    while ready:
-        stage = ready.popleft()
+    while any(queues):
         moved = False
-        while queues[stage] and (after := sender.arrived(stage, queues[stage][0])) is not None:
-            slot = queues[stage].popleft()
-            sender.send(stage, slot, stages[stage].run(slot, after, last=slot.micro_batch == count - 1))
-            moved = True
-        if moved and layout.pp > 1:
-            ready.extend(((stage + 1) % layout.pp, (stage - 1) % layout.pp))
-    assert not any(queues), "the schedule waits for itself"
+        for stage in range(layout.pp):
+            if queues[stage] and (after := sender.arrived(stage, queues[stage][0])) is not None:
+                slot = queues[stage].popleft()
+                sender.send(stage, slot, stages[stage].run(slot, after, last=slot.micro_batch == count - 1))
+                moved = True
+        assert moved, "the schedule waits for itself"
 
 
 class _Sender:
-    """Carries activations and their gradients from stage to stage."""
+    """Carries activations and their gradients from stage to stage.
+
+    At a rendezvous a receiver posts in its program that it takes a message, and the library that has worked out the
+    programs posts it where the sender sends: behind what the receiver has computed by then. Messages of one rank, in
+    and out, go one after the other.
+    """
 
     def __init__(self, weave: Weave, shard: Shard) -> None:
         self.weave = weave
         self.stages = shard.layout.pp
         self.last = shard.layout.pp * shard.layout.vp - 1
-        self.stream = pipeline.STREAM if shard.stack.overlap.pipeline else COMPUTE
+        self.stream = COMPUTE if shard.stack.overlap.pipeline == "none" else pipeline.STREAM
+        self.meets = shard.stack.overlap.pipeline == "rendezvous"
+        self.met: list[tuple[int, ...]] = [()] * self.stages
         self.routes = [pipeline.activations(shard, stage) for stage in range(self.stages)]
         self.inbox: dict[tuple[str, int, int], tuple[int, ...]] = {}
 
@@ -71,5 +75,12 @@ class _Sender:
         if not 0 <= target <= self.last:
             return
         if target % self.stages != stage:
-            done = self.weave.add(self.routes[stage], stage, done, self.stream, slot.micro_batch)
+            done = self._sent(stage, target % self.stages, done, slot.micro_batch)
         self.inbox[slot.direction, slot.micro_batch, target] = done
+
+    def _sent(self, stage: int, receiver: int, done: tuple[int, ...], micro_batch: int) -> tuple[int, ...]:
+        if self.meets:
+            done = (*done, *self.weave.tail(receiver), *self.met[receiver], *self.met[stage])
+        sent = self.weave.add(self.routes[stage], stage, done, self.stream, micro_batch)
+        self.met[stage] = self.met[receiver] = sent
+        return sent

@@ -63,11 +63,6 @@ class Layout:
             return 1
         return min(self.zero_group, self.data_ranks) if self.zero_group else self.data_ranks
 
-    @property
-    def gathers_each_pass(self) -> bool:
-        """Whether ZeRO 3 gathers the parameters of every pass anew."""
-        return self.zero == 3 and self.shards > 1
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:

@@ -64,7 +64,7 @@ def _update(weave: Weave, blocks: Blocks, passes: Passes, ready: tuple[int, ...]
     if parameters:
         update = ("sgd",) if blocks.shard.training.optimizer == "sgd" else optimizer.update
         weave.add(_segment("optimizer", (*optimizer.clip, *update, *mixed), held), stage, ready)
-    gather = data.gather_parameters(blocks.shard, parameters)
+    gather = data.gather_parameters(blocks.shard, data.gathered_bytes(blocks.shard, parameters))
     if gather is not None and layout.zero in (1, 2) and not passes.gathers_ahead:
         weave.add(gather, stage, weave.tail(stage), data.STREAM)
 

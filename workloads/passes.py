@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
-from workloads.graph import Message
+from workloads.graph import Message, Segment
 from workloads.layout import Layout
 from workloads.ops import DTYPE_BYTES
 from workloads.parallelism import data
-from workloads.parallelism.sharded import with_copies
+from workloads.parallelism.sharded import Copied, into_bucket, with_copies
 from workloads.schedules import Slot
-from workloads.stage import Blocks, Chunk, chunk_parameters, chunk_segment, layer_parameters
+from workloads.shard import Shard
+from workloads.stage import Blocks, Chunk, chunk_parameters, chunk_segment, layer_matrices, layer_parameters
 from workloads.weave import Weave
 
 
@@ -25,7 +26,7 @@ class Passes:
         self.chunks = chunks
         self.stage = chunks[0].stage
         self.units = [_Unit.all_of(blocks, chunk) for chunk in chunks]
-        self.whole = [{direction: chunk_segment(blocks, chunk, direction) for direction in "FB"} for chunk in chunks]
+        self.whole = [_passes(blocks, chunk) for chunk in chunks]
         self.reduced: list[int] = []
         self.held: tuple[int, int] | None = None
 
@@ -36,9 +37,14 @@ class Passes:
         return self._backward(slot, after, last=last)
 
     @property
+    def shard(self) -> Shard:
+        """What one rank sees."""
+        return self.blocks.shard
+
+    @property
     def layout(self) -> Layout:
         """Degrees of parallelism."""
-        return self.blocks.shard.layout
+        return self.shard.layout
 
     @property
     def overlaps_gradients(self) -> bool:
@@ -56,7 +62,7 @@ class Passes:
 
     def _forward(self, slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:
         units = self.units[slot.chunk]
-        if self.layout.gathers_each_pass:
+        if self.shard.gathers_each_pass or (self.shard.gathers_once and slot.micro_batch == 0):
             return self._sharded(units, slot, after, reduces=False)
         if self.gathers_ahead and slot.micro_batch == 0:
             gathered = [self._gather(unit, (), slot) for unit in units]
@@ -67,8 +73,13 @@ class Passes:
 
     def _backward(self, slot: Slot, after: tuple[int, ...], *, last: bool) -> tuple[int, ...]:
         units = self.units[slot.chunk][::-1]
-        if self.layout.gathers_each_pass:
+        if self.shard.gathers_each_pass:
             return self._sharded(units, slot, after, reduces=True)
+        if self.shard.gathers_once:
+            done = self._whole(slot, after)
+            if last:
+                self._reduce_sums(units, done, slot)
+            return done
         if self.overlaps_gradients and (last or self.layout.zero == 2):
             for unit in units:
                 after = self._compute(unit, slot, after)
@@ -94,12 +105,18 @@ class Passes:
         self.held = None if reduces else (slot.micro_batch, slot.chunk)
         return done
 
+    def _reduce_sums(self, units: list["_Unit"], done: tuple[int, ...], slot: Slot) -> None:
+        """Gradients of all micro-batches, unit by unit: one is copied into its bucket when the last one is reduced."""
+        for unit in units:
+            copied = self.weave.add(unit.bucket, self.stage, (*done, *self.reduced[-1:]))
+            self._reduce(unit, copied, slot)
+
     def _whole(self, slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:
-        segment = self.whole[slot.chunk][slot.direction]
+        segment = self.whole[slot.chunk][_kind(slot)]
         return self.weave.add(segment, self.stage, after, micro_batch=slot.micro_batch)
 
     def _compute(self, unit: "_Unit", slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:
-        return self.weave.add(unit.segments[slot.direction], self.stage, after, micro_batch=slot.micro_batch)
+        return self.weave.add(unit.segments[_kind(slot)], self.stage, after, micro_batch=slot.micro_batch)
 
     def _gather(self, unit: "_Unit", after: tuple[int, ...], slot: Slot) -> tuple[int, ...]:
         if unit.gather is None:
@@ -111,22 +128,33 @@ class Passes:
             self.reduced.extend(self.weave.add(unit.reduce, self.stage, after, data.STREAM, slot.micro_batch))
 
 
+def _kind(slot: Slot) -> str:
+    """Of pass: F, B, or B1 for the first micro-batch."""
+    return "B1" if slot.direction == "B" and slot.micro_batch == 0 else slot.direction
+
+
+def _passes(blocks: Blocks, chunk: Chunk, layers: range | None = None) -> dict[str, Segment]:
+    """Each kind of pass through a chunk, or through some of its layers."""
+    forward, backward = (chunk_segment(blocks, chunk, direction, layers) for direction in "FB")
+    return {"F": forward, "B": backward, "B1": chunk_segment(blocks, chunk, "B", layers, first=True)}
+
+
 class _Unit:
     """Layers whose parameters and gradients travel together, in one bucket or FSDP unit."""
 
     def __init__(self, blocks: Blocks, chunk: Chunk, layers: range) -> None:
         shard = blocks.shard
-        segments = {direction: chunk_segment(blocks, chunk, direction, layers) for direction in "FB"}
+        segments = _passes(blocks, chunk, layers)
         ends = chunk_parameters(shard, chunk) - chunk.layers * layer_parameters(shard)
         at_an_end = (chunk.first and layers.start == 0) or (chunk.last and layers.stop == chunk.layers)
         both = chunk.first and chunk.last and chunk.layers > len(layers)
         self.parameters = len(layers) * layer_parameters(shard)
         self.parameters += ends / (2 if both else 1) if at_an_end else 0.0
-        self.segments = {
-            direction: with_copies(shard, segment, direction, self.parameters)
-            for direction, segment in segments.items()
-        }
-        self.gather = _beside(data.gather_parameters(shard, self.parameters))
+        gathered = data.gathered_bytes(shard, self.parameters, len(layers) * layer_matrices(shard))
+        copied = Copied(gathered / shard.precision.activation_bytes, self.parameters)
+        self.segments = {kind: with_copies(shard, each, kind, copied) for kind, each in segments.items()}
+        self.bucket = into_bucket(shard, self.parameters)
+        self.gather = _beside(data.gather_parameters(shard, gathered))
         self.reduce = _beside(data.reduce_gradients(shard, self.parameters))
 
     @classmethod

@@ -24,7 +24,8 @@ def quantised(shard: Shard, inputs: int, outputs: tuple[int, ...]) -> Quantised:
     """Of [tokens, inputs] -> [tokens, each of outputs]."""
     kernels, columns = shard.kernels, sum(outputs)
     if shard.precision.scales == "tensor":
-        weight = kernel_work(shard, kernels.quantise_weights, columns, inputs, "fwd")
+        held = columns // shard.layout.shards if shard.gathers_narrow else columns
+        weight = kernel_work(shard, kernels.quantise_weights, held, inputs, "fwd")
         return Quantised(
             forward=(*kernel_work(shard, kernels.quantise, shard.tokens, inputs, "fwd"), *weight),
             data=kernel_work(shard, kernels.quantise, shard.tokens, columns, "fwd"),

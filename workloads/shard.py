@@ -46,6 +46,26 @@ class Shard:
         return wide and self.layout.zero != 3
 
     @property
+    def gathers_once(self) -> bool:
+        """Whether ZeRO 3 gathers parameters for all micro-batches of a step, and reduces the sum of their gradients."""
+        return self._sharded and self.layout.pp > 1 and self.stack.data.kept_in_pipeline
+
+    @property
+    def gathers_each_pass(self) -> bool:
+        """Whether ZeRO 3 gathers the parameters of every pass anew."""
+        return self._sharded and not self.gathers_once
+
+    @property
+    def gathers_narrow(self) -> bool:
+        """Whether ZeRO 3 gathers the weights of the layers' GEMMs in the type of the GEMMs."""
+        one_scale = self.precision.gemm == "fp8" and self.precision.scales == "tensor"
+        return self._sharded and self.stack.data.gathers_narrow and one_scale
+
+    @property
+    def _sharded(self) -> bool:
+        return self.layout.zero == 3 and self.layout.shards > 1
+
+    @property
     def residual_dtype(self) -> str:
         """Of what runs from layer to layer, and of norms."""
         return "fp32" if self.autocast else self.precision.activation

@@ -95,7 +95,8 @@ class Overlaps:
     tensor_backward: bool = False  # communication of the data gradient beside the weight gradient
     gradients: Literal["none", "backward", "without-pipeline"] = "none"
     parameters: bool = False  # ZeRO all-gathers of parameters beside the next forward pass
-    pipeline: bool = False  # messages between stages beside computation
+    # Messages between stages: in between computation, beside it, or beside it once both ends have come to them
+    pipeline: Literal["none", "beside", "rendezvous"] = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +110,8 @@ class Data:
     zero_gradients: Literal["all_reduce", "reduce_scatter"] = "reduce_scatter"  # for ZeRO 1 and 2
     buckets_kept: bool = False  # all of them stay allocated beside the gradients (DDP)
     copies: bool = False  # gathered parameters are copied into place, gradients into the bucket (FSDP2)
+    gathers_narrow: bool = False  # ZeRO 3 casts fp8 weights that have one scale before it gathers them
+    kept_in_pipeline: bool = False  # between stages, ZeRO 3 gathers parameters once and reduces gradients once a step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +161,9 @@ class Stack:
     alternates: bool = False  # recomputation selective by op keeps every other GEMM only
     pads_vocab_to: int = 1
     fused_gradient_accumulation: bool = False
+    accumulates_first: bool = (
+        True  # unfused, whether the first micro-batch adds to a buffer too, or is what is added to
+    )
 
     def kernels_for(self, execution: str) -> Kernels:
         """The kernels of that execution: a compiler replaces what stands under `compiled`."""

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from workloads import transformer
 from workloads.graph import Block, Segment
 from workloads.layout import chunk_layers, recomputed_layers
 from workloads.ops import DTYPE_BYTES
+from workloads.parallelism.data import gradient_dtype
 from workloads.pieces import Piece, kernel_work
 from workloads.recompute import kept_bytes, run_again
 from workloads.shard import Shard
@@ -62,22 +64,14 @@ class Blocks:
         return Block(name="layer", phase="recompute", pieces=work)
 
     @cached_property
-    def layer_accumulation(self) -> Block | None:
+    def layer_accumulation(self) -> "Accumulation":
         """Adding the gradients of one layer to their buffer."""
-        return self._accumulation(layer_parameters(self.shard))
+        return accumulation(self.shard, layer_parameters(self.shard))
 
     @cached_property
-    def table_accumulation(self) -> Block | None:
+    def table_accumulation(self) -> "Accumulation":
         """Adding the gradients of an embedding table to their buffer."""
-        return self._accumulation(float(self.shard.vocab * self.shard.model.hidden))
-
-    def _accumulation(self, parameters: float) -> Block | None:
-        """None where the weight-gradient GEMMs add to the buffer themselves."""
-        stack = self.shard.stack
-        if stack.fused_gradient_accumulation or self.shard.training.task == "lora":
-            return None
-        work = kernel_work(self.shard, stack.optimizer.accumulate, 1, round(parameters), "fwd")
-        return Block(name="accumulate", phase="backward", pieces=(work,)) if work else None
+        return accumulation(self.shard, float(self.shard.vocab * self.shard.model.hidden))
 
     @cached_property
     def ends(self) -> dict[str, Block]:
@@ -88,6 +82,35 @@ class Blocks:
             "head F": forward_block("head", self.head),
             "head B": backward_block("head", self.head),
         }
+
+
+class Accumulation(NamedTuple):
+    """What adds the gradients of a micro-batch to those before: for the first one of a step, and for each further."""
+
+    first: Block | None
+    further: Block | None
+
+
+def accumulation(shard: Shard, parameters: float) -> Accumulation:
+    """Nothing where the weight-gradient GEMMs add to the buffer themselves.
+
+    What ZeRO 3 has reduced is added in shards; where it reduces once a step, all of it is, in the type on the wire.
+    """
+    stack = shard.stack
+    if stack.fused_gradient_accumulation or shard.training.task == "lora":
+        return Accumulation(None, None)
+    adds = stack.optimizer.accumulate
+    size = round(parameters / (shard.layout.shards if shard.gathers_each_pass else 1))
+    if shard.gathers_once and gradient_dtype(shard) != shard.precision.activation:
+        return Accumulation(_added(shard, ("cast",), size), _added(shard, ("accumulate",), size))
+    dtype = "fp32" if shard.autocast or shard.gathers_each_pass else ""
+    further = _added(shard, adds, size, dtype)
+    return Accumulation(further if stack.accumulates_first else None, further)
+
+
+def _added(shard: Shard, kernels: tuple[str, ...], size: int, dtype: str = "") -> Block | None:
+    work = kernel_work(shard, kernels, 1, size, "fwd", dtype)
+    return Block(name="accumulate", phase="backward", pieces=(work,)) if work else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,33 +148,44 @@ def stage_chunks(shard: Shard, stage: int) -> tuple[Chunk, ...]:
     return tuple(chunks)
 
 
-def layer_blocks(blocks: Blocks, chunk: Chunk, direction: str, layers: range) -> list[tuple[Block, int]]:
-    """The blocks of some consecutive layers of a chunk."""
+def layer_blocks(
+    blocks: Blocks, chunk: Chunk, direction: str, layers: range, added: Block | None
+) -> list[tuple[Block, int]]:
+    """The blocks of some consecutive layers of a chunk; `added` behind each backward pass."""
     if direction == "F":
         return [(blocks.layer_forward, len(layers))]
     again = len(layers)
     if blocks.shard.recompute_mode == "full":
         again = len([layer for layer in layers if layer < chunk.recomputed])
     recomputed = [(blocks.again, again)] if again and blocks.again.pieces else []
-    added = [(blocks.layer_accumulation, len(layers))] if blocks.layer_accumulation else []
-    return [*recomputed, (blocks.layer_backward, len(layers)), *added]
+    return [*recomputed, (blocks.layer_backward, len(layers)), *([(added, len(layers))] if added else [])]
 
 
-def chunk_segment(blocks: Blocks, chunk: Chunk, direction: str, layers: range | None = None) -> Segment:
-    """A pass of a micro-batch through a chunk, or through some of its layers.
+def chunk_segment(
+    blocks: Blocks, chunk: Chunk, direction: str, layers: range | None = None, *, first: bool = False
+) -> Segment:
+    """A pass of a micro-batch, the `first` one of a step or not, through a chunk or through some of its layers.
 
     The embedding goes with layer 0 and the head with the last layer.
     """
+    layer_added, table_added = (
+        added.first if first else added.further for added in (blocks.layer_accumulation, blocks.table_accumulation)
+    )
     part = range(chunk.layers) if layers is None else layers
     before = [(blocks.ends[f"embedding {direction}"], 1)] if chunk.first and part.start == 0 else []
     behind = [(blocks.ends[f"head {direction}"], 1)] if chunk.last and part.stop == chunk.layers else []
-    if direction == "B" and blocks.table_accumulation:
-        before = [(blocks.table_accumulation, 1), *before] if before else []
-        behind = [*behind, (blocks.table_accumulation, 1)] if behind else []
-    middle = layer_blocks(blocks, chunk, direction, part) if len(part) else []
+    if direction == "B" and table_added:
+        before = [(table_added, 1), *before] if before else []
+        behind = [*behind, (table_added, 1)] if behind else []
+    middle = layer_blocks(blocks, chunk, direction, part, layer_added) if len(part) else []
     ordered = [*before, *middle, *behind] if direction == "F" else [*behind, *middle, *before]
     word = "forward" if direction == "F" else "backward"
     return Segment(name=word, blocks=tuple(ordered))
+
+
+def layer_matrices(shard: Shard) -> float:
+    """Weights of the linear layers of one layer on one rank."""
+    return shard.model.layer_matmul_parameters / shard.layout.tp
 
 
 def layer_parameters(shard: Shard) -> float:

@@ -26,7 +26,7 @@ OVERLAPS = {
             "tensor_backward": False,
             "gradients": "none",
             "parameters": False,
-            "pipeline": False,
+            "pipeline": "none",
         },
     ),
     "everything": changed(
@@ -36,7 +36,7 @@ OVERLAPS = {
             "tensor_backward": True,
             "gradients": "backward",
             "parameters": True,
-            "pipeline": True,
+            "pipeline": "beside",
         },
         data={"bucket_bytes": 3e5},
         host={"step_s": 1e-3},

@@ -23,7 +23,7 @@ QUIET = Host(launch_s={"eager": 0.0, "compile": 0.0}, message_s={"eager": 0.0, "
 PLAIN = changed(
     stack("megatron-lm-2022"),
     host={"launch_s": {"eager": 0.0}, "message_s": {"eager": 0.0}, "step_s": 0.0},
-    overlap={"tensor": False, "tensor_backward": False, "gradients": "none", "parameters": False, "pipeline": False},
+    overlap={"tensor": False, "tensor_backward": False, "gradients": "none", "parameters": False, "pipeline": "none"},
 )
 ONE_MS_A_GEMM = Priced(lambda op: 1e-3 if isinstance(op, Gemm) else 0.0)
 
@@ -197,7 +197,7 @@ def test_replicas_beat_neither_an_equal_share_nor_lose_against_one(layout):
 
 @pytest.mark.parametrize(
     "overlap",
-    [{"pipeline": True}, {"tensor_backward": True}, {"gradients": "backward"}],
+    [{"pipeline": "beside"}, {"tensor_backward": True}, {"gradients": "backward"}],
     ids=str,
 )
 def test_overlap_is_never_slower_where_it_disturbs_nobody(overlap, monkeypatch):

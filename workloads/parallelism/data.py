@@ -35,12 +35,17 @@ def reduce_gradients(shard: Shard, parameters: float) -> Message | None:
     return _message(scatter, across)
 
 
-def gather_parameters(shard: Shard, parameters: float) -> Message | None:
-    """Collect the parameters that ZeRO has sharded, in the type that computes; None where it shards none."""
+def gathered_bytes(shard: Shard, parameters: float, matrices: float = 0.0) -> float:
+    """Of parameters in the type that computes. `matrices`: those of them that stand in the layers' GEMMs."""
+    narrow = matrices if shard.gathers_narrow else 0.0
+    return (parameters - narrow) * shard.precision.activation_bytes + narrow * DTYPE_BYTES[shard.precision.gemm]
+
+
+def gather_parameters(shard: Shard, size: float) -> Message | None:
+    """Collect `size` bytes of parameters that ZeRO has sharded; None where it shards none."""
     layout = shard.layout
     if layout.shards == 1:
         return None
-    size = parameters * DTYPE_BYTES[shard.precision.activation]
     op = Collective(
         op="all_gather", bytes=size, ranks=layout.shards, stride=layout.tp, dtype=shard.precision.activation
     )

@@ -4,24 +4,38 @@ FSDP2 gathers the parameters of a layer into one buffer and copies them into pla
 reduced they are cast and copied into a bucket.
 """
 
-from workloads.graph import Block, Segment
-from workloads.ops import Direction
+from typing import NamedTuple
+
+from workloads.graph import Block, Segment, Work
 from workloads.parallelism.data import gradient_dtype
 from workloads.pieces import kernel_work
 from workloads.shard import Shard
 
 
-def with_copies(shard: Shard, segment: Segment, direction: str, parameters: float) -> Segment:
-    """`segment` with the copies of a unit of `parameters`, where the stack makes them."""
-    if not shard.stack.data.copies or not shard.layout.gathers_each_pass:
+class Copied(NamedTuple):
+    """Elements that are copied for a unit: `gathered` of the type of activations, and one for each gradient."""
+
+    gathered: float
+    gradients: float
+
+
+def with_copies(shard: Shard, segment: Segment, kind: str, copied: Copied) -> Segment:
+    """`segment`, a pass of some kind (F, or B and a mark), with the copies of a unit where the stack makes them."""
+    backward = kind != "F"
+    if not shard.stack.data.copies or not (shard.gathers_each_pass or (shard.gathers_once and not backward)):
         return segment
     cast = "cast" if gradient_dtype(shard) == "fp32" else "copy"
-    kernels = ("copy",) if direction == "F" else ("copy", cast)
-    forward: Direction = "fwd"
-    block = Block(
-        name="copies",
-        phase="forward" if direction == "F" else "backward",
-        pieces=(kernel_work(shard, kernels, 1, round(parameters), forward),),
-        unit=True,
-    )
+    work = _copy(shard, "copy", copied.gathered) + (_copy(shard, cast, copied.gradients) if backward else ())
+    block = Block(name="copies", phase="backward" if backward else "forward", pieces=(work,), unit=True)
     return Segment(name=segment.name, blocks=((block, 1), *segment.blocks))
+
+
+def into_bucket(shard: Shard, parameters: float) -> Segment:
+    """The summed gradients of a unit on their way to be reduced."""
+    work = _copy(shard, "copy", parameters, gradient_dtype(shard))
+    block = Block(name="copies", phase="backward", pieces=(work,), unit=True)
+    return Segment(name="backward", blocks=((block, 1),))
+
+
+def _copy(shard: Shard, kernel: str, elements: float, dtype: str = "") -> tuple[Work, ...]:
+    return kernel_work(shard, (kernel,), 1, round(elements), "fwd", dtype)
