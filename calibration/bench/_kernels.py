@@ -14,6 +14,7 @@ torch: Any = import_module("torch")
 functional: Any = import_module("torch.nn.functional")
 
 HEAD_DIM = 128
+TOPK = 8  # experts of a token
 DROPOUT = 0.1
 EPSILON = 1e-5
 
@@ -312,6 +313,50 @@ def _merge(session: Session, shape: Measurement) -> Call:
     return Call(merge_attention, (out, block, part, lse))
 
 
+def _dealt(rows: int, session: Session) -> Any:
+    """Places of rows that are dealt to experts: a random order, the same each time."""
+    generator = torch.Generator(device=session.device).manual_seed(rows)
+    return torch.randperm(rows, device=session.device, generator=generator)
+
+
+def _gather_rows(session: Session, shape: Measurement) -> Call:
+    """Each token once for each of its experts."""
+    rows, cols = shape.rows or 1, shape.cols or 1
+    index = _dealt(rows, session) // TOPK
+    tokens = session.random(-(-rows // TOPK), cols, dtype=shape.dtype, grad=True)
+    return Call(lambda x: x[index], (tokens,))
+
+
+def _scatter_rows(session: Session, shape: Measurement) -> Call:
+    index = _dealt(shape.rows or 1, session)
+
+    def forward(x: Any) -> Any:
+        back = torch.zeros_like(x)
+        back[index] = x
+        return back
+
+    return Call(forward, _tensors(session, shape, "x"))
+
+
+def _combine(forward: Callable[..., Any]) -> Maker:
+    def call(session: Session, shape: Measurement) -> Call:
+        tokens = (shape.rows or TOPK) // TOPK
+        rows = session.random(tokens, TOPK, shape.cols or 1, dtype=shape.dtype, grad=True)
+        return Call(forward, (rows, session.random(tokens, TOPK, dtype="fp32", grad=True)))
+
+    return call
+
+
+def combine_rows(rows: Any, weights: Any) -> Any:
+    """[tokens, experts of a token, columns] -> [tokens, columns]."""
+    return (rows * weights[..., None]).sum(1).to(rows.dtype)
+
+
+def combine_rows_eager(rows: Any, weights: Any) -> Any:
+    """As a batch of products in fp32."""
+    return torch.bmm(weights[:, None, :], rows.float()).to(rows.dtype).squeeze(1)
+
+
 def quantize_fp8_transpose(x: Any) -> Any:
     """Also the transposed copy that the other GEMMs read."""
     narrow = quantize_fp8(x)
@@ -342,6 +387,9 @@ EAGER: Mapping[str, Maker] = {
     "rope_eager": _rope,
     "rope_complex": _rope_complex,
     "merge_attention": _merge,
+    "gather_rows": _gather_rows,
+    "scatter_rows": _scatter_rows,
+    "combine_rows_eager": _combine(combine_rows_eager),
     "embedding": _embedding,
     "cross_entropy_torch": _loss(cross_entropy_torch),
     "cross_entropy_eager": _loss(cross_entropy_eager),
@@ -358,6 +406,7 @@ FUSED: Mapping[str, Maker] = {
     "rms_norm_compiled": _plain(rms_norm_eager, "xw"),
     "rope": _rope,
     "scale_mask_softmax": _scale_mask_softmax,
+    "combine_rows": _combine(combine_rows),
     "cross_entropy": _loss(cross_entropy_torch),
     "cross_entropy_split_compiled": _loss(cross_entropy_split),
     "quantize_fp8": _plain(quantize_fp8, "X"),

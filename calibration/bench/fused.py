@@ -15,7 +15,15 @@ RANKS = 1
 ONE_WAY = ("quantize_fp8", "quantize_fp8_transpose", "quantize_fp8_rows", "quantize_fp8_columns")
 KERNELS = (
     *("swiglu", "rms_norm_compiled", "rope", "cross_entropy", "swiglu", "bias_gelu", "squared_relu", "rope"),
-    *("dropout_add", "geglu", "bias_dropout_add", "scale_mask_softmax", *ONE_WAY, "cross_entropy_split_compiled"),
+    *(
+        "dropout_add",
+        "geglu",
+        "bias_dropout_add",
+        "scale_mask_softmax",
+        *ONE_WAY,
+        "cross_entropy_split_compiled",
+        "combine_rows",
+    ),
 )
 # A kernel is compiled once for each number of columns, so there are few.
 WIDTHS = (4096, 8192, 2304, 14336)

@@ -20,10 +20,19 @@ ONE_WAY = ("copy", "zero", "transpose", "add")
 STREAMING = ("cast", "mul", "scale", "relu", "gelu", "silu", "dropout", "bias_add", "layer_norm", "rms_norm")
 SCORES = ("softmax", "mask", "softmax_eager", "softmax_dropout", "softmax_math")
 LOSSES = ("cross_entropy_torch", "cross_entropy_eager", "cross_entropy_split")
+ROUTED = ("gather_rows", "scatter_rows", "combine_rows_eager")
 OTHERS = ("rms_norm_eager", "rope_eager", "rope_complex", "embedding", "merge_attention")
-KERNELS = tuple((name, 1.0) for name in (*ONE_WAY, *STREAMING, *STREAMING, *SCORES, *LOSSES, *OTHERS))
+KERNELS = tuple((name, 1.0) for name in (*ONE_WAY, *STREAMING, *STREAMING, *SCORES, *LOSSES, *ROUTED, *OTHERS))
 # Their traffic is that of 16-bit activations with fp32 in between.
-NARROW_ONLY = ("cast", "rms_norm_eager", "softmax_eager", "rope_complex", "merge_attention", *LOSSES)
+NARROW_ONLY = (
+    "combine_rows_eager",
+    "cast",
+    "rms_norm_eager",
+    "softmax_eager",
+    "rope_complex",
+    "merge_attention",
+    *LOSSES,
+)
 DTYPES = (("bf16", 0.75), ("fp16", 0.12), ("fp32", 0.13))
 FEWEST, MOST = 2**14, 2**28
 VOCABULARIES = (32000, 50304, 128256)
