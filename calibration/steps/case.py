@@ -14,7 +14,12 @@ CASES = "STEPTIME_CASES"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A Llama: gated MLP, RMSNorm, grouped queries, untied embeddings."""
+    """A Llama: gated MLP, RMSNorm, grouped queries, untied embeddings.
+
+    experts: of every MLP, 0 for one dense MLP; then a Qwen3 MoE, whose queries and keys are normalised head by head.
+    topk: experts that a token goes to.
+    ffn: width of the MLP, or of one expert.
+    """
 
     layers: int
     hidden: int
@@ -22,12 +27,21 @@ class Shape:
     heads: int
     kv_heads: int
     vocab: int = VOCAB
+    experts: int = 0
+    topk: int = 0
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        return self.hidden // self.heads
 
     @property
     def parameters(self) -> int:
         """Weights, norms and both embeddings included."""
-        key_value = self.hidden * self.kv_heads // self.heads
-        layer = 2 * self.hidden * (self.hidden + key_value) + 3 * self.hidden * self.ffn + 2 * self.hidden
+        attention = 2 * self.hidden * (self.hidden + self.kv_heads * self.head_dim)
+        mlp = 3 * self.hidden * self.ffn * max(1, self.experts)
+        routed = self.hidden * self.experts + 2 * self.head_dim if self.experts else 0
+        layer = attention + mlp + routed + 2 * self.hidden
         return self.layers * layer + 2 * self.vocab * self.hidden + self.hidden
 
 
@@ -36,6 +50,8 @@ class Case:
     """One run.
 
     batch: sequences that a replica works through at once; under pipeline parallelism all its micro-batches.
+    ddp: replicas; with fsdp, of groups that are sharded inside (hybrid sharding).
+    ep: ranks that share the experts; they are ranks of fsdp, not more of them.
     recompute: none, op (every other GEMM is kept), layers:2 (every second layer), full.
     dtype: float32 keeps fp32 weights and computes in bf16 where the trainer casts (by FSDP, or by autocast under
         DDP and on one GPU; never under TP or PP alone); bfloat16 keeps and computes everything in bf16.
@@ -51,6 +67,7 @@ class Case:
     tp: int = 1
     pp: int = 1
     cp: int = 1
+    ep: int = 1
     schedule: str = "1F1B"
     micro_batch: int = 1
     accumulate: int = 1
@@ -124,7 +141,11 @@ def _faults(case: Case, shapes: Mapping[str, Shape]) -> list[str]:
     checks = {
         f"no shape {case.shape!r}; known: {known}": case.shape in shapes,
         f"batch {case.batch} is not a multiple of micro_batch {case.micro_batch}": case.batch % case.micro_batch == 0,
-        "ddp goes with no other parallelism in TorchTitan": case.ddp in (1, case.gpus),
+        "ddp goes with fsdp alone in TorchTitan": case.ddp in (1, case.gpus // case.fsdp),
+        f"ep {case.ep} does not divide fsdp {case.fsdp}": case.fsdp % case.ep == 0,
+        f"ep {case.ep}: {case.shape} has no experts": case.ep == 1
+        or case.shape not in shapes
+        or shapes[case.shape].experts > 0,
         f"recompute {case.recompute!r}; known: none, op, layers:N, full": case.recompute in ("none", "op", "full")
         or case.recompute.startswith("layers:"),
         f"float8 {case.float8!r}; known: tensorwise, rowwise": case.float8 in ("", "tensorwise", "rowwise"),

@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from calibration.steps.case import Case
+from calibration.steps.case import Case, chosen
 
 Section = Mapping[str, object]
 MODEL = "steptime_llama"
+MODEL_OF_EXPERTS = "steptime_qwen3_moe"
 # The output layer stays in bf16, as TorchTitan's float8 recipes for Llama have it.
 FLOAT8_SKIPS = ("output",)
 
@@ -31,7 +32,7 @@ def sections(case: Case, assets: Path, folder: Path, steps: int) -> dict[str, Se
         "experimental": {"custom_import": "calibration.steps.titan"},
         "metrics": {"log_freq": 1, "disable_color_printing": True},
         "model": {
-            "name": MODEL,
+            "name": MODEL_OF_EXPERTS if chosen().shapes[case.shape].experts else MODEL,
             "flavor": case.shape,
             "hf_assets_path": str(assets / "tokenizer"),
             "converters": ["quantize.linear.float8"] if case.float8 else [],
@@ -44,6 +45,7 @@ def sections(case: Case, assets: Path, folder: Path, steps: int) -> dict[str, Se
         "compile": {"enable": case.compile, "components": ["model", "loss"]},
         "quantize.linear.float8": _float8(case),
         "training.dataloader": {"num_workers": 1, "prefetch_factor": 4},
+        "debug": {"moe_force_load_balance": True},
     }
 
 
@@ -67,6 +69,7 @@ def _parallelism(case: Case) -> Section:
         "data_parallel_shard_degree": case.fsdp,
         "tensor_parallel_degree": case.tp,
         "context_parallel_degree": case.cp,
+        "expert_parallel_degree": case.ep,
         "pipeline_parallel_degree": case.pp,
         "pipeline_parallel_schedule": case.schedule,
         "pipeline_parallel_microbatch_size": case.micro_batch,

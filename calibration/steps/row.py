@@ -74,14 +74,16 @@ def _where(number: int, case: Case, machine: Machine) -> dict[str, object]:
 
 def _model(case: Case, shape: Shape) -> dict[str, object]:
     return {
-        "model": f"Llama {shape.parameters / 1e9:.2f}B",
-        "family": "llama",
+        "model": f"{'Qwen3 MoE' if shape.experts else 'Llama'} {shape.parameters / 1e9:.2f}B",
+        "family": "moe" if shape.experts else "llama",
         "layers": shape.layers,
         "hidden": shape.hidden,
         "ffn": shape.ffn,
         "heads": shape.heads,
         "kv_heads": shape.kv_heads,
         "vocab": shape.vocab,
+        "experts": shape.experts or "",
+        "topk": shape.topk or "",
         "seq_len": case.seq_len,
     }
 
@@ -99,9 +101,10 @@ def _how(case: Case, shape: Shape) -> dict[str, object]:
         "pp": case.pp,
         "vp": 2 if case.schedule == "Interleaved1F1B" else 1,
         "cp": case.cp,
-        "ep": 1,
+        "ep": case.ep,
         "dp": dp,
         "zero": 3 if case.sharded else 0,
+        "zero_group": case.fsdp * case.cp if case.sharded and case.ddp > 1 else "",
         "sequence_parallel": "yes" if case.tp > 1 else "no",
         "recompute": recompute(case, shape),
         "schedule": case.schedule if case.pp > 1 else "none",
@@ -127,6 +130,7 @@ def _notes(case: Case, measured: Measured) -> list[str]:
     notes += ["torch.autocast over fp32 weights: residuals stay fp32"] if autocast else []
     notes += [f"float8 linears, {case.float8} scales, output layer in bf16"] if case.float8 else []
     notes += ["weights and optimizer states in bf16"] if case.dtype == "bfloat16" else []
+    notes += ["tokens dealt evenly to the experts"] if case.ep > 1 else []
     notes += ["every second layer is recomputed"] if case.recompute == "layers:2" else []
     notes += ["fp32 without TF32; attention falls back to the unfused kernel"] if case.precision == "fp32" else []
     return notes
