@@ -15,8 +15,8 @@ class BlockTime:
 
     The parts of `seconds`: kernels by themselves (`compute_s`), what overlapping communication slows them
     down (`interference_s`), communication that nothing hides (`exposed_s`, by stream), and waiting for the
-    host to launch (`launch_s`). `gpu_s` is how long the GPU takes when everything is launched in time, `host_s`
-    how long the host takes to launch; a block by itself takes the longer of the two.
+    host to launch (`launch_s`). `gpu_s` is how long the GPU takes when everything is launched as early as the host
+    can, `host_s` how long the host takes to launch; a block by itself takes the longer of the two.
     """
 
     block: Block
@@ -39,9 +39,9 @@ class Launches:
     recompute: str
 
     def kernel_s(self, block: Block) -> float:
-        """Of one kernel of a block."""
-        again_s = self.costs.again_s.get(self.recompute, 0.0) if block.phase == "recompute" else 0.0
-        return self.costs.launch_s[self.execution] + again_s
+        """Of one kernel of a block. A compiler has decided beforehand what is run again."""
+        again = block.phase == "recompute" and self.execution == "eager"
+        return self.costs.launch_s[self.execution] + (self.costs.again_s.get(self.recompute, 0.0) if again else 0.0)
 
 
 def play_block(
@@ -65,13 +65,15 @@ def play_block(
     timeline = play(tasks, seconds, beside=beside, compute_rate=compute_rate)
     compute = _computing(work, seconds)
     exposed, busy = _exposed(work, timeline)
-    host_s = 0.0 if costs.blocking else sum(launches) + (costs.unit_s if block.unit else 0.0)
-    hosted = max(host_s - timeline.seconds, 0.0)
+    unit_s = costs.unit_s if block.unit else 0.0
+    host_s = 0.0 if costs.blocking else sum(launches) + unit_s
+    counted_s = 0.0 if costs.blocking else counting_s(work, seconds, launches)
+    hosted = max(host_s - timeline.seconds, counted_s)
     blocked = _computing(work, launches) if costs.blocking else 0.0
     return BlockTime(
         block=block,
         seconds=timeline.seconds + hosted,
-        gpu_s=timeline.seconds,
+        gpu_s=timeline.seconds + counted_s,
         host_s=host_s,
         compute_s=compute - blocked,
         interference_s=busy - compute,
@@ -79,6 +81,22 @@ def play_block(
         launch_s=hosted + blocked,
         timeline=timeline,
     )
+
+
+def counting_s(work: Sequence[Work], seconds: Sequence[float], launches: Sequence[float]) -> float:
+    """How long the GPU waits in a block where the host waits for it before `counted` work, as in the one before it.
+
+    From there on the host is not ahead: the GPU starts each kernel when it is launched.
+    """
+    if not any(item.counted for item in work):
+        return 0.0
+    host = gpu = ended = 0.0
+    for _ in range(2):  # the second block starts as far ahead as the first one has left the host
+        ended = gpu
+        for item, second, launch in zip(work, seconds, launches, strict=True):
+            host = (max(host, gpu) if item.counted else host) + launch
+            gpu = max(gpu, host) + second
+    return max(gpu - ended - sum(seconds), 0.0)
 
 
 def segment_s(segment: Segment, times: Mapping[int, BlockTime]) -> float:
@@ -90,6 +108,12 @@ def waiting_s(segment: Segment, times: Mapping[int, BlockTime]) -> float:
     """How long the GPU waits for launches in a segment."""
     spare = sum(count * (times[id(block)].gpu_s - times[id(block)].host_s) for block, count in segment.blocks)
     return max(-spare, 0.0)
+
+
+def launching_s(segment: Segment, times: Mapping[int, BlockTime]) -> float:
+    """How long the host launches a segment that the GPU waits in; nothing where the GPU takes longer."""
+    total = sum(count * times[id(block)].host_s for block, count in segment.blocks)
+    return total if waiting_s(segment, times) > 0.0 else 0.0
 
 
 def _piece_s(piece: tuple[Work, ...], prices: Mapping[Op, float], message_rate: float) -> Iterator[float]:

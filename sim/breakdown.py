@@ -20,6 +20,7 @@ PARTS = (
     "launch",
     "exposed tp",
     "exposed cp",
+    "exposed ep",
     "exposed pp",
     "exposed dp",
     "bubble",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from workloads.layout import micro_batches
 from workloads.ops import DTYPE_BYTES
 from workloads.parallelism import data
+from workloads.parameters import Parameters, summed
 from workloads.schedules import Slot, schedule
 from workloads.shard import Shard
 from workloads.stage import (
@@ -17,6 +18,7 @@ from workloads.stage import (
     Chunk,
     chunk_kept_bytes,
     chunk_parameters,
+    end_parameters,
     layer_kept_bytes,
     layer_parameters,
     stage_chunks,
@@ -86,10 +88,10 @@ def _pass(blocks: Blocks, chunks: tuple[Chunk, ...]) -> Parts:
     once a step add up whole.
     """
     shard = blocks.shard
-    parameters = sum(chunk_parameters(shard, chunk) for chunk in chunks)
+    parameters = summed(chunk_parameters(shard, chunk) for chunk in chunks)
     states = _state_bytes(shard, parameters)
     if shard.gathers_once:
-        states["gradients"] = parameters * DTYPE_BYTES[data.gradient_dtype(shard)]
+        states["gradients"] = parameters.total * DTYPE_BYTES[data.gradient_dtype(shard)]
     elif not shard.stack.storage.gradients_kept and micro_batches(shard.layout, shard.training) == 1:
         states["gradients"] = 0.0
     return {
@@ -103,7 +105,7 @@ def _pass(blocks: Blocks, chunks: tuple[Chunk, ...]) -> Parts:
 def _update(blocks: Blocks, chunks: tuple[Chunk, ...]) -> Parts:
     """At the end of the last backward pass, with all gradients and the last of them under way."""
     shard = blocks.shard
-    parameters = sum(chunk_parameters(shard, chunk) for chunk in chunks)
+    parameters = summed(chunk_parameters(shard, chunk) for chunk in chunks)
     moving = _reduced_bytes(shard, chunks) + _bucket_bytes(shard, parameters)
     return {**_state_bytes(shard, parameters), "activations": 0.0, "temporaries": 0.0, "communication": moving}
 
@@ -116,11 +118,12 @@ def _pools(shard: Shard, passing: Parts, update: Parts) -> float:
     return others + update["gradients"] + update["communication"]
 
 
-def _state_bytes(shard: Shard, parameters: float) -> Parts:
+def _state_bytes(shard: Shard, parameters: Parameters) -> Parts:
     """Weights, gradients and optimizer states of one rank."""
     precision, storage, layout = shard.precision, shard.stack.storage, shard.layout
     width = 4.0 if storage.weight == "fp32" and not precision.pure else DTYPE_BYTES[precision.weight]
-    weights = parameters * width / (layout.shards if layout.zero == 3 else 1)
+    held = shard.held(parameters)
+    weights = width * (held if layout.zero == 3 else parameters.total)
     if shard.training.task == "lora":
         return {"weights": weights, "gradients": 0.0, "optimizer": 0.0}
     gradient = 4.0 if storage.gradient == "fp32" and not precision.pure else DTYPE_BYTES[precision.activation]
@@ -130,8 +133,8 @@ def _state_bytes(shard: Shard, parameters: float) -> Parts:
     moments = {"sgd": 1}.get(shard.training.optimizer, 2) * DTYPE_BYTES[precision.moments]
     return {
         "weights": weights,
-        "gradients": parameters * gradient / (layout.shards if split else 1),
-        "optimizer": parameters * (master + copy + moments) / layout.shards,
+        "gradients": gradient * (held if split else parameters.total),
+        "optimizer": held * (master + copy + moments),
     }
 
 
@@ -182,7 +185,7 @@ def _loss_bytes(blocks: Blocks) -> float:
 def _gathered_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> float:
     """ZeRO 3: the unit at work and the next one, gathered in the type that computes; or all of them, for a step."""
     if shard.gathers_once:
-        return sum(chunk_parameters(shard, chunk) for chunk in chunks) * shard.precision.activation_bytes
+        return summed(chunk_parameters(shard, chunk) for chunk in chunks).total * shard.precision.activation_bytes
     if not shard.gathers_each_pass:
         return 0.0
     layer, largest = _units(shard, chunks)
@@ -198,7 +201,7 @@ def _reduced_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> float:
 
 def _units(shard: Shard, chunks: tuple[Chunk, ...]) -> tuple[float, float]:
     """Parameters of a layer, and of the largest unit: a layer, the embedding or the head."""
-    layer = layer_parameters(shard)
+    layer = layer_parameters(shard).total
     ends = (_end_parameters(shard, chunk) for chunk in chunks)
     return layer, max(layer, *ends)
 
@@ -206,13 +209,13 @@ def _units(shard: Shard, chunks: tuple[Chunk, ...]) -> tuple[float, float]:
 def _end_parameters(shard: Shard, chunk: Chunk) -> float:
     """Of the embedding or the head of a chunk; where it has both, they are two units."""
     both = chunk.first and chunk.last and not shard.model.tied_embeddings
-    return (chunk_parameters(shard, chunk) - chunk.layers * layer_parameters(shard)) / (2 if both else 1)
+    return end_parameters(shard, chunk) / (2 if both else 1)
 
 
-def _bucket_bytes(shard: Shard, parameters: float) -> float:
+def _bucket_bytes(shard: Shard, parameters: Parameters) -> float:
     """A bucket of gradients under way; all of them where buckets stay allocated beside the gradients (DDP)."""
     layout, settings = shard.layout, shard.stack.data
     if layout.zero == 3 or layout.data_ranks == 1 or shard.training.task == "lora":
         return 0.0
-    whole = parameters * DTYPE_BYTES[data.gradient_dtype(shard)]
+    whole = parameters.total * DTYPE_BYTES[data.gradient_dtype(shard)]
     return whole if settings.buckets_kept and layout.zero == 0 else min(settings.bucket_bytes, whole)

@@ -12,7 +12,7 @@ import numpy as np
 
 from calibration.cost import power
 from calibration.cost.model import CostModel
-from sim.blocks import BlockTime
+from sim.blocks import BlockTime, launching_s
 from sim.breakdown import breakdown
 from sim.engine import Timeline
 from sim.job import Job
@@ -140,6 +140,7 @@ class Result:
         for op, seconds in self._work_seconds().items():
             kind = type(op).__name__
             kinds[kind] = kinds.get(kind, 0.0) + seconds * self.prices[op].spread
+        kinds["host"] = self._launching_s() * self.job.stack.host.spread
         return math.hypot(math.hypot(*kinds.values()) / self.step_s, self.job.stack.spread)
 
     @property
@@ -175,6 +176,12 @@ class Result:
             for block, count in op.blocks
             if block.phase == phase
         )
+
+    def _launching_s(self) -> float:
+        """Seconds of a step that take as long as the host launches, a mean over ranks."""
+        pairs = zip(self.program.ops, runs(self.program), strict=True)
+        held = sum(often * launching_s(op, self.times) for op, often in pairs if isinstance(op, Segment))
+        return held / self.program.ranks
 
     def _work_seconds(self) -> dict[Op, float]:
         """Op -> seconds that a rank spends on it in a step, a mean over ranks; hidden work included."""

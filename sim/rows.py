@@ -43,10 +43,10 @@ REQUIRED = (
 )
 # A source that leaves these open leaves the step time open; the usual network of a system is close enough.
 NEEDED_INPUTS = ("recompute", "zero_stage_or_fsdp", "vocab")
-COVERED = ("gpt", "llama", "bert")
+COVERED = ("gpt", "llama", "moe", "bert")
 UNSTATED_STACK = "megatron-lm-2022"
 NVL72_GPUS = 72
-MAY_BE_ZERO = ("zero", "zero_group")
+MAY_BE_ZERO = ("zero", "zero_group", "experts", "topk")
 Row = Mapping[str, str]
 
 
@@ -85,7 +85,7 @@ def _refuse(row: Row) -> None:
 
 
 def _model(row: Row) -> Model:
-    llama, bert = row["family"] == "llama", row["family"] == "bert"
+    llama, bert = row["family"] in ("llama", "moe"), row["family"] == "bert"
     heads, hidden = _int(row, "heads"), _int(row, "hidden")
     model = Model(
         name=row.get("model") or row["id"],
@@ -105,6 +105,8 @@ def _model(row: Row) -> Model:
         max_positions=_int(row, "seq_len"),
         activation="silu" if llama else "gelu",
         embedding_norm=bert,
+        experts=_int(row, "experts", 0),
+        topk=_int(row, "topk", 0),
     )
     if faults := check(model):
         raise WorkloadError(model.name, faults)
@@ -140,6 +142,7 @@ def _layout(row: Row, tp: int) -> Layout:
         pp=pp,
         vp=_int(row, "vp", 1),
         cp=cp,
+        ep=_int(row, "ep", 1),
         zero=zero,
         zero_group=_int(row, "zero_group", 0) if zero else 0,
         sequence_parallel=sequence_parallel == "yes" and tp > 1,
@@ -155,7 +158,7 @@ def _stack(row: Row) -> Stack:
     if _is_off("dp", words):
         off |= {"gradients": "none", "parameters": False}
     if _is_off("p2p", words):
-        off |= {"pipeline": False}
+        off |= {"pipeline": "none"}
     return replace(found, overlap=replace(found.overlap, **off))
 
 

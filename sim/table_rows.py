@@ -83,7 +83,10 @@ def count(row: Row, column: str, default: int = 1) -> int:
 
 def _gemm(row: Row) -> Gemm:
     return Gemm(
-        **{size: count(row, size) for size in ("batch", "m", "n", "k")},
+        batch=count(row, "batch"),
+        m=count(row, "m"),
+        n=count(row, "n"),
+        k=count(row, "k"),
         dtype=row["dtype"],
         layout=cast(Layout, row.get("layout", "").lower() or "tn"),
         out_dtype=row.get("out_dtype") or out_dtype(row["dtype"]),

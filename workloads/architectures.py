@@ -20,6 +20,7 @@ class Traits(NamedTuple):
     ffn_ratio: int | None = None  # ffn / hidden where the configuration gives no ffn; None: it has to
     kv_heads_given: bool = False  # the configuration has to say; otherwise as many as heads
     head_dim: int | None = None  # None: hidden / heads
+    experts: bool = False  # every MLP is a mixture of them
     max_positions: int | None = None  # where the configuration gives none; None: it has to
     multi_query: bool = False
     qk_norm: bool = False
@@ -61,6 +62,22 @@ ARCHITECTURES: Mapping[str, Traits] = {
         head_dim=128,
         qk_norm=True,
     ),
+    "mixtral": Traits(
+        "llama", "rms_norm", "none", "rope", "silu", tied=False, gated=True, kv_heads_given=True, experts=True
+    ),
+    "qwen3_moe": Traits(
+        "llama",
+        "rms_norm",
+        "none",
+        "rope",
+        "silu",
+        tied=False,
+        gated=True,
+        kv_heads_given=True,
+        head_dim=128,
+        qk_norm=True,
+        experts=True,
+    ),
     "gemma": Traits(
         "llama",
         "rms_norm",
@@ -91,6 +108,8 @@ CLASSES = {
     "Mistral": "mistral",
     "Qwen2": "qwen2",
     "Qwen3": "qwen3",
+    "Mixtral": "mixtral",
+    "Qwen3Moe": "qwen3_moe",
     "Gemma": "gemma",
     "Bert": "bert",
     "MegatronBert": "megatron-bert",
@@ -107,6 +126,8 @@ KEYS = {
     "vocab": ("vocab_size",),
     "max_positions": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx"),
     "activation": ("hidden_act", "activation_function"),
+    "experts": ("num_local_experts", "num_experts"),
+    "topk": ("num_experts_per_tok",),
 }
 
 # Marks of mixtures of experts: in the configuration, and in the architecture's name.

@@ -21,7 +21,7 @@ class Work(NamedTuple):
     """One kernel or message of a block.
 
     It waits for all work before it in the block, apart from asynchronous work, which only `waits` (by
-    name) and the end of its piece wait for.
+    name) and the end of its piece wait for. Before `counted` work the host waits for the GPU, to read its size.
     """
 
     op: Op
@@ -29,6 +29,7 @@ class Work(NamedTuple):
     name: str = ""
     asynchronous: bool = False
     waits: str = ""
+    counted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -81,6 +81,8 @@ def model_from_table(table: Mapping[str, object], name: str) -> Model:
         qk_norm=reader.flag("qk_norm", traits.qk_norm),
         embedding_norm=reader.flag("embedding_norm", traits.embedding_norm),
         norm_bias=reader.flag("norm_bias", traits.norm_bias),
+        experts=reader.size("experts") if "experts" in table else 0,
+        topk=reader.size("topk") if "topk" in table else 0,
     )
     return _sound(model, faults)
 
@@ -97,7 +99,7 @@ def _architecture(config: Mapping[str, object], name: str) -> str:
     classes = tuple(_classes(config))
     kind = config.get("model_type") or next((CLASSES[c] for c in classes if c in CLASSES), None)
     experts = [key for key in EXPERT_KEYS if config.get(key) not in (None, 0, 1)]
-    if isinstance(kind, str) and kind in ARCHITECTURES and not experts:
+    if isinstance(kind, str) and kind in ARCHITECTURES and (ARCHITECTURES[kind].experts or not experts):
         return kind
     raise WorkloadError(name, [_not_covered(kind or ", ".join(classes), experts)])
 
@@ -143,6 +145,8 @@ def _generic(reader: Reader, name: str, traits: Traits) -> Model:
         qk_norm=traits.qk_norm,
         embedding_norm=traits.embedding_norm,
         norm_bias=traits.norm_bias,
+        experts=reader.size(*KEYS["experts"]) if traits.experts else 0,
+        topk=reader.size(*KEYS["topk"]) if traits.experts else 0,
     )
 
 
@@ -157,6 +161,13 @@ def _llama(reader: Reader, model: Model) -> Model:
         reader.faults.append("'mlp_bias' true without 'attention_bias' true is not covered")
     biases: Biases = "all" if mlp else "attention" if attention else "none"
     return replace(model, biases=biases)
+
+
+def _qwen3_moe(reader: Reader, model: Model) -> Model:
+    """`intermediate_size` is of dense MLPs, of which there must be none."""
+    reader.refuse_unless("decoder_sparse_step", right=1, absent=1)
+    reader.refuse_unless("mlp_only_layers", right=[], absent=[])
+    return replace(_llama(reader, model), ffn=reader.size("moe_intermediate_size"))
 
 
 def _gpt_neox(reader: Reader, model: Model) -> Model:
@@ -219,6 +230,7 @@ def _bert(reader: Reader, model: Model) -> Model:
 SPECIALS: Mapping[str, Callable[[Reader, Model], Model]] = {
     "llama": _llama,
     "qwen3": _llama,
+    "qwen3_moe": _qwen3_moe,
     "gemma": _llama,
     "nemotron": _llama,
     "gpt_neox": _gpt_neox,

@@ -63,6 +63,16 @@ class Layout:
             return 1
         return min(self.zero_group, self.data_ranks) if self.zero_group else self.data_ranks
 
+    @property
+    def expert_data_ranks(self) -> int:
+        """Ranks that hold the same experts: expert parallelism takes its ranks from data and context parallelism."""
+        return self.data_ranks // self.ep
+
+    @property
+    def expert_shards(self) -> int:
+        """Ranks over which ZeRO shards experts."""
+        return max(self.shards // self.ep, 1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
@@ -171,10 +181,22 @@ def _degree_faults(model: Model, layout: Layout, training: Training) -> Iterator
         yield f"training.seq_len / cp = {training.seq_len // layout.cp} is not divisible by layout.tp = {layout.tp}"
     if layout.sequence_parallel and layout.tp == 1:
         yield "layout.sequence_parallel needs layout.tp of 2 or more"
-    if layout.ep > 1:
-        yield f"layout.ep = {layout.ep}: {model.name} has no experts"
+    yield from _expert_faults(model, layout)
     if layout.zero_group and layout.data_ranks % layout.zero_group:
         yield f"layout.zero_group = {layout.zero_group} does not divide dp x cp = {layout.data_ranks}"
+
+
+def _expert_faults(model: Model, layout: Layout) -> Iterator[str]:
+    if not model.experts:
+        if layout.ep > 1:
+            yield f"layout.ep = {layout.ep}: {model.name} has no experts"
+        return
+    if model.experts % layout.ep:
+        yield f"{model.name}: experts = {model.experts} is not divisible by layout.ep = {layout.ep}"
+    if layout.data_ranks % layout.ep:
+        yield f"layout.ep = {layout.ep} does not divide dp x cp = {layout.data_ranks}"
+    if layout.tp > 1 and not layout.sequence_parallel:
+        yield "layout.sequence_parallel is needed for experts under tensor parallelism"
 
 
 def _batch_faults(layout: Layout, training: Training) -> Iterator[str]:

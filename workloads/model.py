@@ -1,4 +1,4 @@
-"""What a dense transformer is: its shape, its parameters and the FLOPs of a token.
+"""What a transformer is: its shape, its parameters and the FLOPs of a token.
 
 Symbols below: h hidden, l layers, f ffn, V vocabulary, s sequence length, a heads, g kv heads, d head_dim.
 """
@@ -31,7 +31,7 @@ SEGMENT_TYPES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A dense transformer.
+    """A transformer, dense or with a mixture of experts in the place of every MLP.
 
     A `bert` is an encoder (bidirectional attention) with the heads that it is pre-trained with: pooler,
     masked-token head and next-sentence classifier. `gpt` and `llama` are causal decoders; the difference
@@ -48,6 +48,8 @@ class Model:
         qk_norm: each head's Q and K go through an RMS norm of `head_dim` weights (Qwen3).
         embedding_norm: the embedding's output is normalised (BERT, BLOOM).
         norm_bias: whether a layer norm has a bias beside its weight; an RMS norm never has.
+        experts: MLPs of a layer, of `ffn` columns each; 0 for a dense model, which has one.
+        topk: experts that a token goes to.
     """
 
     name: str
@@ -69,6 +71,8 @@ class Model:
     qk_norm: bool = False
     embedding_norm: bool = False
     norm_bias: bool = True
+    experts: int = 0
+    topk: int = 0
 
     @property
     def qkv_columns(self) -> int:
@@ -92,9 +96,24 @@ class Model:
 
     @property
     def layer_matmul_parameters(self) -> int:
-        """Weights of the four (gated: five) projections of one layer."""
+        """Weights of the four (gated: five) projections of one layer; with experts, of attention and router."""
         attention = self.hidden * self.qkv_columns + self.attention_columns * self.hidden
-        return attention + self.hidden * self.ffn_in_columns + self.ffn * self.hidden
+        return attention + (self.hidden * self.experts if self.experts else self.mlp_parameters)
+
+    @property
+    def mlp_parameters(self) -> int:
+        """Weights of the projections of one MLP, or of one expert."""
+        return self.hidden * self.ffn_in_columns + self.ffn * self.hidden
+
+    @property
+    def layer_expert_parameters(self) -> int:
+        """Weights of all experts of one layer."""
+        return self.experts * self.mlp_parameters
+
+    @property
+    def layer_active_parameters(self) -> int:
+        """Weights of one layer that a token is multiplied with."""
+        return self.layer_matmul_parameters + self.topk * self.mlp_parameters
 
     @property
     def layer_bias_parameters(self) -> int:
@@ -105,7 +124,7 @@ class Model:
 
     @property
     def layer_parameters(self) -> int:
-        """Of one layer: projections, biases, two norms, and the norms of Q and K where there are."""
+        """Of one layer without experts: projections, biases, two norms, and the norms of Q and K where there are."""
         head_norms = 2 * self.head_dim if self.qk_norm else 0
         return self.layer_matmul_parameters + self.layer_bias_parameters + 2 * self.norm_parameters + head_norms
 
@@ -147,7 +166,8 @@ class Model:
     def parameters(self) -> int:
         """All of them, shared ones once."""
         ends = self.embedding_parameters + self.final_norm_parameters + self.head_parameters
-        return self.layers * self.layer_parameters + ends + self.pretraining_head_parameters
+        layer = self.layer_parameters + self.layer_expert_parameters
+        return self.layers * layer + ends + self.pretraining_head_parameters
 
     @property
     def matmul_flops_per_token(self) -> float:
@@ -157,10 +177,11 @@ class Model:
 
         and 2 h² more for the masked-token head of a BERT, whose vocabulary projection is counted at every
         position as well; the pooler runs once a sequence and is not counted. Looking up an embedding is
-        free. GPT-2 (l 12, h 768, V 50257): 2 (12 · 12 · 768² + 768 · 50257) = 247,064,064.
+        free. With e experts, k n h f + h e stand in the place of n h f: the k that a token goes to, and the
+        router. GPT-2 (l 12, h 768, V 50257): 2 (12 · 12 · 768² + 768 · 50257) = 247,064,064.
         """
         transform = self.hidden * self.hidden if self.family == "bert" else 0
-        return 2.0 * (self.layers * self.layer_matmul_parameters + self.hidden * self.vocab + transform)
+        return 2.0 * (self.layers * self.layer_active_parameters + self.hidden * self.vocab + transform)
 
     def attention_flops_per_token(self, seq_len: int, causal: bool) -> float:
         """FLOPs of a token in the forward pass's Q K^T and (softmax) V, averaged over the sequence.
@@ -224,6 +245,10 @@ def _inconsistencies(model: Model) -> tuple[str, ...]:
     faults = []
     if model.heads % model.kv_heads:
         faults.append(f"heads {model.heads} is not a multiple of kv_heads {model.kv_heads}")
+    if not 0 <= model.topk <= model.experts or bool(model.topk) != bool(model.experts):
+        faults.append(f"topk {model.topk} of {model.experts} experts: from 1 to all of them, or none of none")
+    if model.experts and model.biases == "all":
+        faults.append("experts with biases are not covered")
     if model.positions == "rope" and model.head_dim % 2:
         faults.append(f"head_dim {model.head_dim} is odd; rotary positions need pairs")
     return tuple(faults)

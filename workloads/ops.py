@@ -32,7 +32,8 @@ class Gemm:
 
     `layout` is the memory order in BLAS terms: tn for the forward pass (weights stored [n, k]), nn for the
     data gradient, nt for the weight gradient. Inputs are `dtype`; C is written as `out_dtype`, and read
-    first when `accumulate` is set (gradient accumulation fused into the weight-gradient GEMM).
+    first when `accumulate` is set (gradient accumulation fused into the weight-gradient GEMM). `grouped`: the
+    batch is of experts, whose rows differ in number; m (of a weight gradient, k) is the mean.
     """
 
     m: int
@@ -43,6 +44,7 @@ class Gemm:
     layout: Layout = "tn"
     out_dtype: str = "bf16"
     accumulate: bool = False
+    grouped: bool = False
 
     @property
     def flops(self) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from workloads.graph import Block, Segment, Work
 from workloads.ops import DTYPE_BYTES, Pointwise
 from workloads.parallelism import data, pipeline
+from workloads.parameters import Parameters, summed
 from workloads.passes import Passes
 from workloads.stage import Blocks, chunk_parameters
 from workloads.weave import Weave
@@ -19,21 +20,18 @@ def finish(weave: Weave, blocks: Blocks, stages: Sequence[Passes]) -> None:
         _update(weave, blocks, passes, ready, everyone)
 
 
-def stage_parameters(blocks: Blocks, passes: Passes) -> float:
-    """Of one rank of the stage, before sharding."""
-    return sum(chunk_parameters(blocks.shard, chunk) for chunk in passes.chunks)
-
-
-def trained_parameters(blocks: Blocks, passes: Passes) -> float:
-    """Adapters of rank 16 are small enough to count as nothing."""
-    return 0.0 if blocks.shard.training.task == "lora" else stage_parameters(blocks, passes)
+def trained_parameters(blocks: Blocks, passes: Passes) -> Parameters:
+    """Of one rank of the stage, before sharding. Adapters of rank 16 are small enough to count as nothing."""
+    if blocks.shard.training.task == "lora":
+        return Parameters()
+    return summed(chunk_parameters(blocks.shard, chunk) for chunk in passes.chunks)
 
 
 def _gradients(weave: Weave, blocks: Blocks, passes: Passes) -> tuple[int, ...]:
     """Sum over replicas, unless it ran beside the backward pass."""
     tail = weave.tail(passes.stage)
     parameters = trained_parameters(blocks, passes)
-    if passes.reduced or not parameters:
+    if passes.reduced or not parameters.total:
         return (*tail, *passes.reduced[-1:])
     message = data.reduce_gradients(blocks.shard, parameters)
     return tail if message is None else weave.add(message, passes.stage, tail, data.STREAM)
@@ -55,16 +53,16 @@ def _update(weave: Weave, blocks: Blocks, passes: Passes, ready: tuple[int, ...]
     stage, layout, optimizer = passes.stage, blocks.shard.layout, blocks.shard.stack.optimizer
     parameters = trained_parameters(blocks, passes)
     # The kernels' bytes are those of fp32 states; pure 16-bit training moves half of them.
-    held = parameters / layout.shards * DTYPE_BYTES[blocks.shard.precision.moments] / DTYPE_BYTES["fp32"]
-    if optimizer.norm and parameters:
+    held = blocks.shard.held(parameters) * DTYPE_BYTES[blocks.shard.precision.moments] / DTYPE_BYTES["fp32"]
+    if optimizer.norm and held:
         weave.add(_segment("gradient norm", optimizer.norm, held), stage, ready)
         others = (*everyone, *weave.tail(stage))
         ready = weave.add(pipeline.norm_sum(blocks.shard), stage, others, pipeline.STREAM)
     mixed = optimizer.mixed if blocks.shard.precision.master else ()
-    if parameters:
+    if held:
         update = ("sgd",) if blocks.shard.training.optimizer == "sgd" else optimizer.update
         weave.add(_segment("optimizer", (*optimizer.clip, *update, *mixed), held), stage, ready)
-    gather = data.gather_parameters(blocks.shard, data.gathered_bytes(blocks.shard, parameters))
+    gather = data.gather_parameters(blocks.shard, parameters)
     if gather is not None and layout.zero in (1, 2) and not passes.gathers_ahead:
         weave.add(gather, stage, weave.tail(stage), data.STREAM)
 

@@ -7,9 +7,10 @@ from workloads.layout import Layout
 from workloads.ops import DTYPE_BYTES
 from workloads.parallelism import data
 from workloads.parallelism.sharded import Copied, into_bucket, with_copies
+from workloads.parameters import Parameters
 from workloads.schedules import Slot
 from workloads.shard import Shard
-from workloads.stage import Blocks, Chunk, chunk_parameters, chunk_segment, layer_matrices, layer_parameters
+from workloads.stage import Blocks, Chunk, chunk_segment, end_parameters, layer_matrices, layer_parameters
 from workloads.weave import Weave
 
 
@@ -145,17 +146,18 @@ class _Unit:
     def __init__(self, blocks: Blocks, chunk: Chunk, layers: range) -> None:
         shard = blocks.shard
         segments = _passes(blocks, chunk, layers)
-        ends = chunk_parameters(shard, chunk) - chunk.layers * layer_parameters(shard)
+        ends = end_parameters(shard, chunk)
         at_an_end = (chunk.first and layers.start == 0) or (chunk.last and layers.stop == chunk.layers)
         both = chunk.first and chunk.last and chunk.layers > len(layers)
-        self.parameters = len(layers) * layer_parameters(shard)
-        self.parameters += ends / (2 if both else 1) if at_an_end else 0.0
-        gathered = data.gathered_bytes(shard, self.parameters, len(layers) * layer_matrices(shard))
-        copied = Copied(gathered / shard.precision.activation_bytes, self.parameters)
+        parameters = layer_parameters(shard) * len(layers)
+        parameters += Parameters(dense=ends / (2 if both else 1) if at_an_end else 0.0)
+        matrices = len(layers) * layer_matrices(shard)
+        gathered = data.gathered_bytes(shard, parameters.total, matrices)
+        copied = Copied(gathered / shard.precision.activation_bytes, parameters.total)
         self.segments = {kind: with_copies(shard, each, kind, copied) for kind, each in segments.items()}
-        self.bucket = into_bucket(shard, self.parameters)
-        self.gather = _beside(data.gather_parameters(shard, gathered))
-        self.reduce = _beside(data.reduce_gradients(shard, self.parameters))
+        self.bucket = into_bucket(shard, parameters.total)
+        self.gather = _beside(data.gather_parameters(shard, parameters, matrices))
+        self.reduce = _beside(data.reduce_gradients(shard, parameters))
 
     @classmethod
     def all_of(cls, blocks: Blocks, chunk: Chunk) -> "list[_Unit]":
@@ -164,7 +166,7 @@ class _Unit:
         size = 1
         if shard.layout.zero != 3:
             width = DTYPE_BYTES[data.gradient_dtype(shard)]
-            size = max(1, round(shard.stack.data.bucket_bytes / (layer_parameters(shard) * width)))
+            size = max(1, round(shard.stack.data.bucket_bytes / (layer_parameters(shard).total * width)))
         starts = range(0, max(chunk.layers, 1), size)  # a chunk without layers still has the embedding or the head
         made: dict[tuple[int, bool, bool, int], _Unit] = {}
         units = []

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from workloads.layout import Layout, Training
 from workloads.model import Model
 from workloads.ops import DTYPE_BYTES, traffic_table
+from workloads.parameters import Parameters
 from workloads.precision import PRECISIONS, Precision
 from workloads.stack import Kernels, Stack
 
@@ -61,6 +62,10 @@ class Shard:
         one_scale = self.precision.gemm == "fp8" and self.precision.scales == "tensor"
         return self._sharded and self.stack.data.gathers_narrow and one_scale
 
+    def held(self, parameters: Parameters) -> float:
+        """Of parameters, how many a rank holds of what ZeRO shards."""
+        return parameters.dense / self.layout.shards + parameters.experts / self.layout.expert_shards
+
     @property
     def _sharded(self) -> bool:
         return self.layout.zero == 3 and self.layout.shards > 1
@@ -109,6 +114,16 @@ class Shard:
     def ffn(self) -> int:
         """Columns of the MLP on this rank."""
         return self.model.ffn // self.layout.tp
+
+    @property
+    def experts(self) -> int:
+        """Experts on this rank."""
+        return self.model.experts // self.layout.ep
+
+    @property
+    def routed_tokens(self) -> int:
+        """Rows that this rank sends to experts, and that its experts get where they are dealt evenly."""
+        return self.split_tokens * self.model.topk
 
     @property
     def vocab(self) -> int:

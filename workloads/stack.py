@@ -42,6 +42,11 @@ class Kernels:
     quantise_columns: tuple[str, ...] = ("quantize_fp8_columns",)  # likewise along the other dimension, transposed
     merge: tuple[str, ...] = ("add",)  # of a block of ring attention into what is there; fused at best
     gathered: tuple[str, ...] = ()  # behind an all-gather and before a reduce-scatter of tensor parallelism
+    route: tuple[str, ...] = ("softmax",)  # over the router's scores, in fp32
+    permute: tuple[str, ...] = ("gather_rows",)  # tokens, once for each of their experts, in the order of ranks
+    arrange: tuple[str, ...] = ("gather_rows",)  # what has arrived, in the order of the experts of a rank
+    restore: tuple[str, ...] = ("gather_rows",)  # back
+    combine: tuple[str, ...] = ("combine_rows",)  # the rows of a token, weighted and summed up
     quantise_weights: tuple[str, ...] = ()  # in each pass, where the narrow copies are not kept
 
     def activation(self, name: str) -> tuple[str, ...]:
@@ -123,10 +128,12 @@ class Host:
     launch_s: Mapping[str, float]  # by execution: to get one kernel of a block launched, with all calls around it
     # Likewise for a collective or message inside a block
     message_s: Mapping[str, Annotated[float, Ge(0)]] = field(default_factory=lambda: dict.fromkeys(EXECUTIONS, 2e-5))
-    # By kind of recomputation: further, of each kernel that is run again, in both passes together
+    # By kind of recomputation, eager: further, of each kernel that is run again, in both passes together
     again_s: Mapping[str, Annotated[float, Ge(0)]] = field(default_factory=dict)
     unit_s: Annotated[float, Ge(0)] = 0.0  # to gather and reduce the parameters of a unit of layers, in one pass
     step_s: Annotated[float, Ge(0)] = 0.0
+    spread: Annotated[float, Ge(0)] = 0.2  # of log(measured / predicted): hosts differ, and their load
+    reads_counts: bool = False  # the host waits for the numbers of rows that an exchange between experts' ranks has
     blocking: bool = False  # CUDA_LAUNCH_BLOCKING=1: every launch waits for the kernel
     synchronise_s: Annotated[float, Ge(0)] = 0.0  # gap that a blocking launch leaves
 
@@ -161,6 +168,7 @@ class Stack:
     alternates: bool = False  # recomputation selective by op keeps every other GEMM only
     pads_vocab_to: int = 1
     fused_gradient_accumulation: bool = False
+    quantises_experts: bool = True  # in 8- and 4-bit precisions
     accumulates_first: bool = (
         True  # unfused, whether the first micro-batch adds to a buffer too, or is what is added to
     )

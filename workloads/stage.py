@@ -10,6 +10,7 @@ from workloads.graph import Block, Segment
 from workloads.layout import chunk_layers, recomputed_layers
 from workloads.ops import DTYPE_BYTES
 from workloads.parallelism.data import gradient_dtype
+from workloads.parameters import Parameters
 from workloads.pieces import Piece, kernel_work
 from workloads.recompute import kept_bytes, run_again
 from workloads.shard import Shard
@@ -71,7 +72,7 @@ class Blocks:
     @cached_property
     def table_accumulation(self) -> "Accumulation":
         """Adding the gradients of an embedding table to their buffer."""
-        return accumulation(self.shard, float(self.shard.vocab * self.shard.model.hidden))
+        return accumulation(self.shard, Parameters(dense=float(self.shard.vocab * self.shard.model.hidden)))
 
     @cached_property
     def ends(self) -> dict[str, Block]:
@@ -91,7 +92,7 @@ class Accumulation(NamedTuple):
     further: Block | None
 
 
-def accumulation(shard: Shard, parameters: float) -> Accumulation:
+def accumulation(shard: Shard, parameters: Parameters) -> Accumulation:
     """Nothing where the weight-gradient GEMMs add to the buffer themselves.
 
     What ZeRO 3 has reduced is added in shards; where it reduces once a step, all of it is, in the type on the wire.
@@ -100,7 +101,7 @@ def accumulation(shard: Shard, parameters: float) -> Accumulation:
     if stack.fused_gradient_accumulation or shard.training.task == "lora":
         return Accumulation(None, None)
     adds = stack.optimizer.accumulate
-    size = round(parameters / (shard.layout.shards if shard.gathers_each_pass else 1))
+    size = round(shard.held(parameters) if shard.gathers_each_pass else parameters.total)
     if shard.gathers_once and gradient_dtype(shard) != shard.precision.activation:
         return Accumulation(_added(shard, ("cast",), size), _added(shard, ("accumulate",), size))
     dtype = "fp32" if shard.autocast or shard.gathers_each_pass else ""
@@ -188,21 +189,27 @@ def layer_matrices(shard: Shard) -> float:
     return shard.model.layer_matmul_parameters / shard.layout.tp
 
 
-def layer_parameters(shard: Shard) -> float:
-    """Of one layer on one rank: the matrices split by tensor parallelism, norms on every rank."""
-    model = shard.model
-    matrices = model.layer_matmul_parameters + model.layer_bias_parameters
-    return matrices / shard.layout.tp + (model.layer_parameters - matrices)
+def layer_parameters(shard: Shard) -> Parameters:
+    """Of one layer on one rank: the matrices split by tensor parallelism, norms and the router on every rank."""
+    model, layout = shard.model, shard.layout
+    whole = model.hidden * model.experts
+    matrices = model.layer_matmul_parameters + model.layer_bias_parameters - whole
+    dense = matrices / layout.tp + (model.layer_parameters - matrices)
+    return Parameters(dense=dense, experts=model.layer_expert_parameters / (layout.tp * layout.ep))
 
 
-def chunk_parameters(shard: Shard, chunk: Chunk) -> float:
-    """Of a chunk on one rank, with the embedding and the head where they are.
+def chunk_parameters(shard: Shard, chunk: Chunk) -> Parameters:
+    """Of a chunk on one rank, with the embedding and the head where they are."""
+    return layer_parameters(shard) * chunk.layers + Parameters(dense=end_parameters(shard, chunk))
+
+
+def end_parameters(shard: Shard, chunk: Chunk) -> float:
+    """Of the embedding and the head of a chunk, where it has them.
 
     A head that shares the embedding's weights keeps a copy of them if it is on another stage.
     """
-    model = shard.model
+    model, total = shard.model, 0.0
     table = float(shard.vocab * model.hidden)
-    total = chunk.layers * layer_parameters(shard)
     if chunk.first:
         rest = model.embedding_parameters - model.vocab * model.hidden
         total += table + rest

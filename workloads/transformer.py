@@ -5,6 +5,7 @@ Written for one device in the shapes of its `Shard`; the parallelisms add their 
 
 from dataclasses import replace
 
+from workloads import experts
 from workloads.attention import core
 from workloads.linear import linear
 from workloads.parallelism import tensor
@@ -15,8 +16,13 @@ SUM = "add"
 
 
 def layer(shard: Shard) -> tuple[Piece, ...]:
-    """Attention and MLP with their norms and residuals."""
-    return (*_attention_half(shard), *_mlp_half(shard))
+    """Attention and MLP, or experts, with their norms and residuals."""
+    half = _routed_half if shard.model.experts else _mlp_half
+    return (*_attention_half(shard), *half(shard))
+
+
+def _routed_half(shard: Shard) -> tuple[Piece, ...]:
+    return (_norm(shard), *experts.routed(shard), _residual(shard))
 
 
 def _attention_half(shard: Shard) -> tuple[Piece, ...]:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.blocks import BlockTime, Launches, block_tasks, play_block
-from workloads.graph import COMPUTE, Block, Work
+from sim.blocks import BlockTime, Launches, block_tasks, counting_s, launching_s, play_block
+from workloads.graph import COMPUTE, Block, Segment, Work
 from workloads.ops import Op, Pointwise
 from workloads.stack import Host
 
@@ -217,3 +217,35 @@ def test_kernels_that_are_run_again_cost_the_host_more():
     ways = [Launches(costs=host, execution="eager", recompute=mode) for mode in ("full", "none")]
     times = [play_block(each, {w.op: 0.001 for w in each.work}, way, 1.0).seconds for each in made for way in ways]
     assert times == [1.0, 1.0, 1.5, 1.0]
+
+
+def test_a_compiler_has_decided_what_is_run_again():
+    host = Host(launch_s={"eager": 1.0, "compile": 1.0}, again_s={"full": 0.5})
+    made = replace(block((kernel(0.001),)), phase="recompute")
+    ways = [Launches(costs=host, execution=how, recompute="full") for how in ("eager", "compile")]
+    assert [play_block(made, {made.work[0].op: 0.001}, way, 1.0).seconds for way in ways] == [1.5, 1.0]
+
+
+def test_a_host_that_waits_for_a_count_is_not_ahead_by_hand():
+    """Launches of 3 and 1 s, kernels of 1 and 2 s. A block: launched at 3, ended at 4, read, launched at 5, ended at 7.
+
+    The next one: launched at 8, ended at 9, read, launched at 10, ended at 12: 5 s, of which the GPU works 3.
+    """
+    work = (kernel(1), kernel(2, counted=True))
+    assert counting_s(work, (1.0, 2.0), (3.0, 1.0)) == 2.0
+    assert counting_s(tuple(item._replace(counted=False) for item in work), (1.0, 2.0), (3.0, 1.0)) == 0.0
+
+
+def test_a_count_leaves_its_wait_in_the_launches_of_a_block():
+    host = Host(launch_s={"eager": 1.0})
+    counted = played(block((kernel(4), kernel(4, counted=True))), host)
+    free = played(block((kernel(4), kernel(4))), host)
+    assert (counted.launch_s, free.launch_s) == (1.0, 0.0)  # the launch behind the count, with nothing to run meanwhile
+    assert counted.seconds == 9.0
+
+
+def test_a_segment_takes_its_launches_as_long_as_the_gpu_waits_for_them():
+    slow, quick = (played(block((kernel(1),)), Host(launch_s={"eager": cost})) for cost in (3.0, 0.5))
+    for time, expected in ((slow, 6.0), (quick, 0.0)):
+        segment = Segment(name="forward", blocks=((time.block, 2),))
+        assert launching_s(segment, {id(time.block): time}) == expected

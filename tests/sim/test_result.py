@@ -177,3 +177,11 @@ def written(found: Result) -> bytes:
 def test_the_same_job_gives_the_same_bytes(layout):
     first, second = (written(simulate(make_job(LLAMA, "megatron-core", **layout))) for _ in range(2))
     assert first == second
+
+
+def test_a_step_that_waits_for_its_host_is_as_unsure_as_hosts_differ():
+    free = Priced(lambda _: 0.0, 0.0)
+    job = make_job(GPT)
+    slow = replace(job.stack.host, launch_s={"eager": 1e-3}, step_s=0.0, spread=0.3)
+    found = simulate(replace(job, stack=replace(job.stack, host=slow, spread=0.0)), free)
+    assert found.spread == pytest.approx(0.3, rel=0.05)  # the optimizer is no block that waits

@@ -136,7 +136,7 @@ def test_what_a_source_says_was_not_overlapped_is_not(words, off):
     ]
 
 
-@pytest.mark.parametrize("family", ["moe", "", "GPT"])
+@pytest.mark.parametrize("family", ["mla-moe", "", "GPT"])
 def test_a_family_that_is_not_covered_is_skipped(family):
     assert "is not simulated" in reason(family=family)
     assert all(known in reason(family=family) for known in COVERED)

@@ -11,6 +11,7 @@ from workloads.build import build
 from workloads.graph import Message, Program, Segment
 from workloads.ops import Collective
 from workloads.parallelism import data
+from workloads.parameters import Parameters, summed
 from workloads.shard import Shard
 from workloads.stack import Stack
 from workloads.stage import chunk_parameters, layer_parameters, stage_chunks
@@ -37,7 +38,7 @@ def sent(program: Program, kind: str, rank: int = 0) -> float:
 
 
 def parameters(shard: Shard, stage: int = 0) -> float:
-    return sum(chunk_parameters(shard, chunk) for chunk in stage_chunks(shard, stage))
+    return summed(chunk_parameters(shard, chunk) for chunk in stage_chunks(shard, stage)).total
 
 
 def made(on: Stack = ADDED_BEHIND, model=GPT, **layout) -> tuple[Shard, Program]:
@@ -53,7 +54,7 @@ def test_parameters_of_one_rank_are_those_of_the_model():
 @pytest.mark.parametrize("tp", [2, 4, 8])
 def test_tensor_parallel_ranks_share_the_matrices(tp):
     norms = 2 * GPT.norm_parameters
-    assert layer_parameters(make_shard(GPT, tp=tp)) == (GPT.layer_parameters - norms) / tp + norms
+    assert layer_parameters(make_shard(GPT, tp=tp)).total == (GPT.layer_parameters - norms) / tp + norms
 
 
 @pytest.mark.parametrize("pp", [2, 4, 8])
@@ -120,10 +121,10 @@ def test_zero_3_gathers_twice_and_reduces_once(count):
     """ZeRO, section 7.2.2: 3 of the parameters; the unit in which forward turns to backward stays for both."""
     shard, program = made(BESIDE, model=LLAMA, dp=4, zero=3, training={"global_batch": 4 * count})
     assert sent(program, "reduce_scatter") == pytest.approx(4.0 * LLAMA.parameters * count)
-    ends = LLAMA.parameters - 8 * layer_parameters(shard)
+    ends = LLAMA.parameters - 8 * layer_parameters(shard).total
     gathered = sent(program, "all_gather") / 2.0 / count
     # What both ends hold is shared out evenly over the first and the last unit.
-    assert gathered == pytest.approx(2 * LLAMA.parameters - layer_parameters(shard) - ends / 2)
+    assert gathered == pytest.approx(2 * LLAMA.parameters - layer_parameters(shard).total - ends / 2)
 
 
 @pytest.mark.parametrize("group", [2, 4])
@@ -137,7 +138,7 @@ def test_zero_groups_scatter_inside_and_sum_across(group):
 def test_groups_stand_as_far_apart_as_their_members():
     """8 replicas of 2 tensor-parallel ranks, shards over 4: members 2 apart, groups 8 apart."""
     shard = make_shard(on=ADDED_BEHIND, dp=8, tp=2, zero=1, zero_group=4)
-    message = data.reduce_gradients(shard, 1000.0)
+    message = data.reduce_gradients(shard, Parameters(dense=1000.0))
     assert message is not None
     assert [(op.op, op.ranks, op.stride) for op in message.ops if isinstance(op, Collective)] == [
         ("reduce_scatter", 4, 2),
@@ -146,14 +147,14 @@ def test_groups_stand_as_far_apart_as_their_members():
 
 
 def test_context_parallel_ranks_share_their_gradients():
-    message = data.reduce_gradients(make_shard(on=BESIDE, dp=2, cp=4), 10.0)
+    message = data.reduce_gradients(make_shard(on=BESIDE, dp=2, cp=4), Parameters(dense=10.0))
     assert message is not None
     assert [op.ranks for op in message.ops if isinstance(op, Collective)] == [8]
 
 
 def test_adapters_reduce_nothing():
     shard, program = made(ADDED_BEHIND, dp=4, training={"task": "lora"})
-    assert data.reduce_gradients(shard, 1e6) is None
+    assert data.reduce_gradients(shard, Parameters(dense=1e6)) is None
     assert sent(program, "all_reduce") == 0
 
 

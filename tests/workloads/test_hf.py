@@ -19,12 +19,14 @@ LLAMA = {
     "vocab_size": 100,
     "max_position_embeddings": 32,
 }
+EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 TABLE = {"family": "gpt", "layers": 2, "hidden": 64, "heads": 4, "vocab": 100, "max_positions": 32}
 
 
 def config(model_type: str, **changes: object) -> dict[str, object]:
     """The smallest that every architecture understands."""
-    return {**LLAMA, "model_type": model_type, "num_key_value_heads": 4, **changes}
+    routed = EXPERTS if ARCHITECTURES[model_type].experts else {}
+    return {**LLAMA, **routed, "model_type": model_type, "num_key_value_heads": 4, **changes}
 
 
 def llama(**changes: object) -> Model:
@@ -68,6 +70,26 @@ def test_gpt_2_spells_it_its_own_way():
 def test_an_inner_size_counts_and_null_means_the_usual_one():
     assert model_from_config(config("gpt2", intermediate_size=None, n_inner=128), "m").ffn == 128
     assert model_from_config(config("gpt2", intermediate_size=None, n_inner=None), "m").ffn == 256
+
+
+def test_experts_by_the_keys_of_either_architecture():
+    model = model_from_config(config("mixtral"), "m")
+    assert (model.experts, model.topk, model.ffn) == (8, 2, 96)
+    model = model_from_config(config("qwen3_moe", num_local_experts=None, num_experts=16), "m")
+    assert (model.experts, model.topk, model.ffn) == (16, 2, 32)
+
+
+def test_dense_layers_among_routed_ones_are_refused():
+    found = faults(model_from_config, config("qwen3_moe", decoder_sparse_step=2, mlp_only_layers=[0]))
+    assert [fault.split("'")[1] for fault in found] == ["decoder_sparse_step", "mlp_only_layers"]
+
+
+def test_a_table_may_have_experts():
+    model = model_from_table({**TABLE, "experts": 4, "topk": 1, "biases": "none"}, "m")
+    assert (model.experts, model.topk) == (4, 1)
+    assert "topk 0 of 4 experts" in faults(model_from_table, {**TABLE, "experts": 4, "biases": "none"})[0]
+    assert "topk 5 of 4" in faults(model_from_table, {**TABLE, "experts": 4, "topk": 5, "biases": "none"})[0]
+    assert faults(model_from_table, {**TABLE, "experts": 4, "topk": 1}) == ("experts with biases are not covered",)
 
 
 def test_unknown_keys_are_normal():
@@ -167,10 +189,6 @@ def test_mpt_by_its_own_keys(changes, field, value):
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        (
-            {"model_type": "mixtral", "num_local_experts": 8},
-            "'mixtral' (a mixture of experts) is not covered",
-        ),
         ({"model_type": "qwen2_moe"}, "'qwen2_moe' (a mixture of experts)"),
         ({"model_type": "deepseek_v3", "n_routed_experts": 256}, "(a mixture of experts)"),
         ({"model_type": "llama", "num_local_experts": 16}, "'llama' (a mixture of experts)"),

@@ -40,6 +40,8 @@ PUBLISHED = {
     "llama-3.2-1b": 1_235_814_400,
     "llama-3.2-3b": 3_212_749_824,
     "mistral-7b": 7_241_732_096,
+    "mixtral-8x7b": 46_702_792_704,
+    "mixtral-8x22b": 140_620_634_112,
     "mpt-7b": 6_649_286_656,
     "opt-125m": 125_239_296,
     "opt-1.3b": 1_315_758_080,
@@ -61,6 +63,8 @@ PUBLISHED = {
     "qwen3-8b": 8_190_735_360,
     "qwen3-14b": 14_768_307_200,
     "qwen3-32b": 32_762_123_264,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-235b-a22b": 235_093_634_560,
 }
 
 # In billions, where the name rounds more than 3 % away: as the paper prints it, or 12 l h^2 + V h by hand.
@@ -129,13 +133,15 @@ class TestEveryModel:
 
     def test_is_made_of_its_parts(self, name):
         m = model(name)
-        parts = m.embedding_parameters + m.layers * m.layer_parameters + m.final_norm_parameters
+        layer = m.layer_parameters + m.layer_expert_parameters
+        parts = m.embedding_parameters + m.layers * layer + m.final_norm_parameters
         assert m.parameters == parts + m.head_parameters + m.pretraining_head_parameters
 
     def test_does_about_six_flops_for_each_parameter_and_token(self, name):
         """Kaplan et al. 2020: 6 N, N without the embedding; short sequences leave attention out."""
         m = model(name)
-        multiplied = m.parameters - m.embedding_parameters - m.head_parameters + m.vocab * m.hidden
+        resting = m.layers * (m.experts - m.topk) * m.mlp_parameters
+        multiplied = m.parameters - resting - m.embedding_parameters - m.head_parameters + m.vocab * m.hidden
         assert step_model_flops(m, 1, 1) == pytest.approx(6 * multiplied, rel=0.02)
 
     def test_is_a_value_that_survives_a_trip_to_another_process(self, name):

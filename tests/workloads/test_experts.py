@@ -1,0 +1,171 @@
+"""Mixtures of experts: FLOPs of those that work, parameters of all, and rows that travel."""
+
+from dataclasses import replace
+
+import pytest
+
+from sim.catalog import stack
+from sim.memory import peak_memory
+from sim.step import simulate
+from tests.conftest import LLAMA, SIMPLE, changed, make_job, make_shard
+from workloads.build import build
+from workloads.errors import WorkloadError
+from workloads.graph import Message, Program, Segment, leaf_runs
+from workloads.layout import check
+from workloads.model import Model, step_model_flops
+from workloads.ops import Collective, Gemm
+from workloads.parallelism import data
+from workloads.shard import Shard
+from workloads.stage import layer_parameters
+
+ROUTED = replace(LLAMA, name="small-routed", ffn=64, experts=8, topk=2)
+TITAN = stack("torchtitan")
+TOKENS = 64  # of a micro-batch
+
+
+def shard_of(model: Model = ROUTED, **layout: object) -> Shard:
+    return make_shard(model, "megatron-core", **layout)
+
+
+def gemm_flops(shard: Shard) -> float:
+    return sum(often * op.flops for op, often in leaf_runs(build(shard)).items() if isinstance(op, Gemm))
+
+
+def exchanges(program: Program) -> list[tuple[Collective, int]]:
+    runs = leaf_runs(program).items()
+    return [(op, often) for op, often in runs if isinstance(op, Collective) and op.op == "all_to_all"]
+
+
+def test_parameters_are_of_all_experts_and_flops_of_those_that_work():
+    """A router of h e; k experts of 3 h f each."""
+    expert = 3 * 64 * 64
+    assert ROUTED.layer_expert_parameters == 8 * expert
+    dense = replace(LLAMA, ffn=128)  # as wide as two experts
+    assert ROUTED.layer_active_parameters == dense.layer_matmul_parameters + 64 * 8
+    assert ROUTED.parameters == dense.parameters + ROUTED.layers * (6 * expert + 64 * 8)
+
+
+@pytest.mark.parametrize("layout", [{}, {"ep": 2, "dp": 2}, {"ep": 4, "dp": 8}, {"pp": 2, "ep": 2, "dp": 2}], ids=str)
+def test_the_gemms_of_a_step_are_those_of_the_model(layout):
+    """On all ranks together; attention is not among them."""
+    shard = shard_of(training={"global_batch": 16}, **layout)
+    attention = 3.0 * 16 * 64 * ROUTED.attention_flops_per_token(64, causal=False)
+    ranks = shard.layout.gpus / shard.layout.pp
+    assert gemm_flops(shard) * ranks == pytest.approx(step_model_flops(ROUTED, 64, 16) - attention, rel=1e-9)
+
+
+def test_rows_travel_to_their_experts_and_back_in_both_passes():
+    """k rows of h in 16 bits for each token, 4 times a layer and micro-batch."""
+    shard = shard_of(ep=4, dp=4, training={"global_batch": 16})
+    ((op, often),) = exchanges(build(shard))
+    assert (op.bytes, op.ranks, op.stride) == (TOKENS * 2 * 64 * 2, 4, 1)
+    assert often == 4 * ROUTED.layers * 4
+
+
+def test_one_rank_for_all_experts_sends_nothing():
+    assert exchanges(build(shard_of(dp=4))) == []
+
+
+def test_tensor_parallel_ranks_send_their_part_of_the_sequence_and_share_each_expert():
+    program = build(shard_of(ep=2, dp=2, tp=2, sequence_parallel=True))
+    ((op, _),) = exchanges(program)
+    assert (op.bytes, op.ranks, op.stride) == (TOKENS * 64 * 2, 2, 2)
+    grouped = {
+        (g.batch, g.m, g.n) for g in leaf_runs(program) if isinstance(g, Gemm) and g.grouped and g.layout == "tn"
+    }
+    assert grouped == {(4, TOKENS * 2 // 4, 64), (4, TOKENS * 2 // 4, 64 // 2 * 2)}
+
+
+def test_experts_are_reduced_over_the_ranks_that_hold_the_same():
+    shard = shard_of(ep=4, dp=8, training={"global_batch": 8})
+    message = data.reduce_gradients(shard, layer_parameters(shard))
+    assert message is not None
+    assert [(op.ranks, op.stride) for op in message.ops if isinstance(op, Collective)] == [(8, 1), (2, 4)]
+    sizes = [op.bytes / 4 for op in message.ops]
+    assert sizes == [ROUTED.layer_parameters, ROUTED.layer_expert_parameters / 4]
+
+
+def test_experts_of_one_rank_alone_are_not_reduced():
+    shard = shard_of(ep=8, dp=8, training={"global_batch": 8})
+    message = data.reduce_gradients(shard, layer_parameters(shard))
+    assert message is not None
+    assert [op.ranks for op in message.ops if isinstance(op, Collective)] == [8]
+
+
+@pytest.mark.parametrize("zero", [0, 1, 3])
+def test_more_ranks_for_the_experts_hold_less_each(zero):
+    """But where ZeRO shards everything over all ranks anyway."""
+    sizes = [
+        sum(
+            getattr(peak_memory(shard_of(ep=ep, dp=8, zero=zero, training={"global_batch": 8}), 80e9), part)
+            for part in ("weights", "gradients", "optimizer")
+        )
+        for ep in (1, 2, 8)
+    ]
+    if zero == 3:
+        assert sizes == pytest.approx([sizes[0]] * 3)
+    else:
+        assert sizes[0] > sizes[1] > sizes[2]
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_a_dense_model_with_one_expert_does_the_same_products(recompute):
+    one = replace(LLAMA, experts=1, topk=1)
+    router = 3 * 2 * TOKENS * 64 * LLAMA.layers * 16 * (1 if recompute != "full" else 4 / 3)
+    flops = [gemm_flops(make_shard(model, "torchtitan", training={"recompute": recompute})) for model in (one, LLAMA)]
+    assert flops[0] == pytest.approx(flops[1] + router, rel=1e-9)
+
+
+def test_recomputation_by_op_runs_experts_again():
+    """Its list of what is kept names the products of linear layers, not those in groups."""
+    none, by_op = (
+        gemm_flops(make_shard(ROUTED, "torchtitan", training={"recompute": mode})) for mode in ("none", "selective-op")
+    )
+    experts = 16 * TOKENS * 2 * 2 * 3 * 64 * 64 * ROUTED.layers
+    assert by_op - none > experts
+
+
+def test_the_step_has_its_exchange_as_a_part_and_the_parts_add_up():
+    result = simulate(make_job(ROUTED, "megatron-core", ep=4, dp=4), SIMPLE)
+    assert result.breakdown["exposed ep"] > 0
+    assert sum(result.breakdown.values()) == pytest.approx(result.step_s, rel=1e-9)
+    assert "exposed ep" not in simulate(make_job(ROUTED, "megatron-core", dp=4), SIMPLE).breakdown
+
+
+def test_a_host_that_reads_counts_is_not_ahead():
+    on = {how: changed(TITAN, host={"reads_counts": how}) for how in (True, False)}
+    slow = {how: simulate(make_job(ROUTED, on=found, ep=2, dp=2, zero=3), SIMPLE).step_s for how, found in on.items()}
+    assert slow[True] >= slow[False]
+
+
+def test_all_experts_of_a_pass_are_in_groups():
+    found = [
+        work.op
+        for segment in build(shard_of(ep=2, dp=2)).ops
+        if isinstance(segment, Segment)
+        for block, _ in segment.blocks
+        for work in block.work
+        if isinstance(work.op, Gemm) and work.op.grouped
+    ]
+    assert {op.batch for op in found} == {4}
+    assert {op.layout for op in found} == {"tn", "nn", "nt"}
+
+
+@pytest.mark.parametrize(
+    ("layout", "fault"),
+    [
+        ({"ep": 3, "dp": 3}, "experts = 8 is not divisible by layout.ep = 3"),
+        ({"ep": 4, "dp": 2}, "layout.ep = 4 does not divide dp x cp = 2"),
+        ({"tp": 2}, "layout.sequence_parallel is needed for experts"),
+    ],
+)
+def test_what_does_not_go_together_is_said(layout, fault):
+    job = make_job(ROUTED, **layout)
+    with pytest.raises(WorkloadError, match=fault.replace(".", r"\.")):
+        check(ROUTED, job.layout, replace(job.training, global_batch=12))
+
+
+def test_messages_of_experts_are_part_of_those_of_all():
+    program = build(shard_of(ep=2, dp=4, zero=1))
+    ranks = {op.ranks for m in program.ops if isinstance(m, Message) for op in m.ops if isinstance(op, Collective)}
+    assert {2, 4} <= ranks

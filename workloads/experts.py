@@ -1,0 +1,141 @@
+"""A mixture of experts on one rank: router, rows by expert, the experts' GEMMs in groups, and the way back.
+
+Tokens are dealt evenly, as a router with a balancing loss or bias aims at; a step with uneven experts takes longer.
+Recomputation selective by op runs the GEMMs of experts again: its lists of what is kept do not name grouped ones.
+"""
+
+from workloads.graph import Work
+from workloads.ops import DTYPE_BYTES, Gemm, Layout
+from workloads.parallelism import expert
+from workloads.pieces import Piece, kernel_work, pointwise
+from workloads.shard import Shard
+
+
+def routed(shard: Shard) -> tuple[Piece, ...]:
+    """What stands between the norm of the MLP and its residual."""
+    columns, hidden = shard.ffn, shard.model.hidden
+    gates = 2 if shard.model.gated else 1
+    fused = shard.stack.fused_projections and shard.stack.fused_gate
+    activation = shard.kernels.gated if shard.model.gated else shard.kernels.activation(shard.model.activation)
+    return (
+        _router(shard),
+        pointwise(shard, "route", shard.kernels.route, shard.split_tokens, shard.model.experts, "fp32"),
+        _dispatch(shard),
+        _rows(shard, "arrange", shard.kernels.arrange),
+        _grouped(shard, "experts up", hidden, (gates * columns,) if fused else (columns,) * gates),
+        pointwise(shard, "activation", activation, _arrived(shard), columns),
+        _grouped(shard, "experts down", columns, (hidden,)),
+        _rows(shard, "restore", shard.kernels.restore),
+        _combine(shard),
+    )
+
+
+def _arrived(shard: Shard) -> int:
+    """Rows that the experts of a rank work on."""
+    return shard.routed_tokens * shard.layout.tp
+
+
+def _router(shard: Shard) -> Piece:
+    """A narrow linear layer, in the activation type."""
+    rows, inputs, outputs = shard.split_tokens, shard.model.hidden, shard.model.experts
+    dtype, width = shard.precision.activation, shard.precision.activation_bytes
+    return Piece(
+        name="router",
+        kind="gemm",
+        forward=(Work(Gemm(m=rows, n=outputs, k=inputs, dtype=dtype, out_dtype=dtype)),),
+        backward=(
+            Work(Gemm(m=rows, n=inputs, k=outputs, layout="nn", dtype=dtype, out_dtype=dtype)),
+            Work(Gemm(m=outputs, n=inputs, k=rows, layout="nt", dtype=dtype, out_dtype=dtype)),
+        ),
+        saved_bytes=rows * inputs * width,
+        output_bytes=rows * outputs * width,
+    )
+
+
+def _dispatch(shard: Shard) -> Piece:
+    """A row for each expert of a token, to the rank that has it."""
+    rows = pointwise(shard, "dispatch", shard.kernels.permute, shard.routed_tokens, shard.model.hidden)
+    return Piece(
+        name="dispatch",
+        kind="pointwise",
+        forward=(*rows.forward, *expert.to_experts(shard, new=True)),
+        backward=(*expert.from_experts(shard), *rows.backward),
+        saved_bytes=rows.saved_bytes,
+        output_bytes=rows.output_bytes * shard.layout.tp,
+    )
+
+
+def _combine(shard: Shard) -> Piece:
+    """Back to the rank of the token, where its rows are weighted and summed."""
+    rows = pointwise(shard, "combine", shard.kernels.combine, shard.routed_tokens, shard.model.hidden)
+    return Piece(
+        name="combine",
+        kind="pointwise",
+        forward=(*expert.from_experts(shard), *rows.forward),
+        backward=(*rows.backward, *expert.to_experts(shard, new=False)),
+        saved_bytes=rows.saved_bytes,
+        output_bytes=rows.output_bytes / shard.model.topk,
+    )
+
+
+def _rows(shard: Shard, name: str, kernels: tuple[str, ...]) -> Piece:
+    return pointwise(shard, name, kernels, _arrived(shard), shard.model.hidden)
+
+
+def _grouped(shard: Shard, name: str, inputs: int, outputs: tuple[int, ...]) -> Piece:
+    """Linear layers of all experts of a rank, each over its share of the rows."""
+    narrow = shard.precision.quantised and shard.stack.quantises_experts
+    dtype = shard.precision.gemm if narrow else shard.precision.activation
+    rows, columns = _arrived(shard), sum(outputs)
+    return Piece(
+        name=name,
+        kind="pointwise",
+        forward=(*_cast(shard, rows, inputs, narrow=narrow), *(_gemm(shard, "tn", n, inputs, dtype) for n in outputs)),
+        backward=(
+            *_cast(shard, rows, columns, narrow=narrow),
+            *(_gemm(shard, "nn", inputs, n, dtype) for n in outputs),
+            *kernel_work(shard, ("add",) * (len(outputs) - 1), rows, inputs, "fwd"),
+            *(_weight_gradient(shard, n, inputs, dtype) for n in outputs),
+        ),
+        saved_bytes=rows * inputs * (DTYPE_BYTES[dtype] if narrow else shard.precision.activation_bytes),
+        output_bytes=rows * columns * shard.precision.activation_bytes,
+    )
+
+
+def _cast(shard: Shard, rows: int, columns: int, *, narrow: bool) -> tuple[Work, ...]:
+    return kernel_work(shard, shard.kernels.quantise, rows, columns, "fwd") if narrow else ()
+
+
+def _gemm(shard: Shard, layout: Layout, columns: int, inner: int, dtype: str) -> Work:
+    gemm = Gemm(
+        m=_rows_of_one(shard),
+        n=columns,
+        k=inner,
+        batch=shard.experts,
+        layout=layout,
+        dtype=dtype,
+        out_dtype=shard.precision.activation,
+        grouped=True,
+    )
+    return Work(gemm)
+
+
+def _weight_gradient(shard: Shard, outputs: int, inputs: int, dtype: str) -> Work:
+    fused = shard.stack.fused_gradient_accumulation
+    gemm = Gemm(
+        m=outputs,
+        n=inputs,
+        k=_rows_of_one(shard),
+        batch=shard.experts,
+        layout="nt",
+        dtype=dtype,
+        out_dtype="fp32" if fused else shard.precision.activation,
+        accumulate=fused,
+        grouped=True,
+    )
+    return Work(gemm)
+
+
+def _rows_of_one(shard: Shard) -> int:
+    """Rows of one expert, in the mean."""
+    return max(1, round(_arrived(shard) / shard.experts))

@@ -1,0 +1,43 @@
+"""Expert parallelism: tokens travel to the ranks of their experts and back (Lepikhin et al., arXiv:2006.16668).
+
+Rows are dealt evenly. Under tensor parallelism a rank sends its part of the sequence; what has arrived is gathered over
+the tensor-parallel ranks, which split each expert, and their partial sums are reduced and scattered.
+"""
+
+from workloads.graph import Work
+from workloads.ops import Collective, CollectiveKind
+from workloads.parallelism import tensor
+from workloads.shard import Shard
+
+STREAM = "ep"
+
+
+def to_experts(shard: Shard, *, new: bool) -> tuple[Work, ...]:
+    """A row for each token and each of its experts. How many rows go where is `new`, or known from the way there."""
+    counted = new and shard.stack.host.reads_counts
+    return (*(work._replace(counted=counted) for work in _exchanged(shard)), *_split(shard, "all_gather"))
+
+
+def from_experts(shard: Shard) -> tuple[Work, ...]:
+    """The same rows back."""
+    return (*_split(shard, "reduce_scatter"), *_exchanged(shard))
+
+
+def _exchanged(shard: Shard) -> tuple[Work, ...]:
+    layout = shard.layout
+    if layout.ep == 1:
+        return ()
+    return (Work(_collective(shard, "all_to_all", _rows_bytes(shard), layout.ep, layout.tp), STREAM),)
+
+
+def _split(shard: Shard, kind: CollectiveKind) -> tuple[Work, ...]:
+    tp = shard.layout.tp
+    return (Work(_collective(shard, kind, _rows_bytes(shard) * tp, tp, 1), tensor.STREAM),) if tp > 1 else ()
+
+
+def _rows_bytes(shard: Shard) -> float:
+    return shard.routed_tokens * shard.model.hidden * shard.precision.activation_bytes
+
+
+def _collective(shard: Shard, kind: CollectiveKind, size: float, ranks: int, stride: int) -> Collective:
+    return Collective(op=kind, bytes=size, ranks=ranks, stride=stride, dtype=shard.precision.activation)
