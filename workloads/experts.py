@@ -13,7 +13,7 @@ from workloads.shard import Shard
 
 def routed(shard: Shard) -> tuple[Piece, ...]:
     """What stands between the norm of the MLP and its residual."""
-    columns, hidden = shard.ffn, shard.model.hidden
+    columns, hidden = shard.model.ffn // shard.layout.expert_tp, shard.model.hidden
     gates = 2 if shard.model.gated else 1
     fused = shard.stack.fused_projections and shard.stack.fused_gate
     activation = shard.kernels.gated if shard.model.gated else shard.kernels.activation(shard.model.activation)
@@ -32,7 +32,7 @@ def routed(shard: Shard) -> tuple[Piece, ...]:
 
 def _arrived(shard: Shard) -> int:
     """Rows that the experts of a rank work on."""
-    return shard.routed_tokens * shard.layout.tp
+    return shard.routed_tokens * shard.layout.expert_tp
 
 
 def _router(shard: Shard) -> Piece:
@@ -61,7 +61,7 @@ def _dispatch(shard: Shard) -> Piece:
         forward=(*rows.forward, *expert.to_experts(shard, new=True)),
         backward=(*expert.from_experts(shard), *rows.backward),
         saved_bytes=rows.saved_bytes,
-        output_bytes=rows.output_bytes * shard.layout.tp,
+        output_bytes=rows.output_bytes * shard.layout.expert_tp,
     )
 
 

@@ -64,14 +64,23 @@ class Layout:
         return min(self.zero_group, self.data_ranks) if self.zero_group else self.data_ranks
 
     @property
+    def expert_tp(self) -> int:
+        """Ranks that split each expert.
+
+        Expert parallelism takes its ranks from data and context parallelism; where it wants more of them than there
+        are, those of tensor parallelism join in, and experts stay whole (parallel folding, arXiv:2504.14960).
+        """
+        return self.tp if self.data_ranks % self.ep == 0 else 1
+
+    @property
     def expert_data_ranks(self) -> int:
-        """Ranks that hold the same experts: expert parallelism takes its ranks from data and context parallelism."""
-        return self.data_ranks // self.ep
+        """Ranks that hold the same part of an expert."""
+        return self.data_ranks * self.tp // (self.ep * self.expert_tp)
 
     @property
     def expert_shards(self) -> int:
         """Ranks over which ZeRO shards experts."""
-        return max(self.shards // self.ep, 1)
+        return max(self.shards * self.tp // (self.ep * self.expert_tp), 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,8 +202,8 @@ def _expert_faults(model: Model, layout: Layout) -> Iterator[str]:
         return
     if model.experts % layout.ep:
         yield f"{model.name}: experts = {model.experts} is not divisible by layout.ep = {layout.ep}"
-    if layout.data_ranks % layout.ep:
-        yield f"layout.ep = {layout.ep} does not divide dp x cp = {layout.data_ranks}"
+    if layout.data_ranks * layout.tp % (layout.ep * layout.expert_tp):
+        yield f"layout.ep = {layout.ep} does not divide dp x cp = {layout.data_ranks}, nor that times tp = {layout.tp}"
     if layout.tp > 1 and not layout.sequence_parallel:
         yield "layout.sequence_parallel is needed for experts under tensor parallelism"
 

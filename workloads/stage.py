@@ -195,7 +195,7 @@ def layer_parameters(shard: Shard) -> Parameters:
     whole = model.hidden * model.experts
     matrices = model.layer_matmul_parameters + model.layer_bias_parameters - whole
     dense = matrices / layout.tp + (model.layer_parameters - matrices)
-    return Parameters(dense=dense, experts=model.layer_expert_parameters / (layout.tp * layout.ep))
+    return Parameters(dense=dense, experts=model.layer_expert_parameters / (layout.expert_tp * layout.ep))
 
 
 def chunk_parameters(shard: Shard, chunk: Chunk) -> Parameters:

@@ -76,6 +76,17 @@ def test_tensor_parallel_ranks_send_their_part_of_the_sequence_and_share_each_ex
     assert grouped == {(4, TOKENS * 2 // 4, 64), (4, TOKENS * 2 // 4, 64 // 2 * 2)}
 
 
+def test_more_expert_parallel_ranks_than_data_parallel_ones_keep_experts_whole():
+    """Two replicas of two tensor-parallel parts: each sends its part of the sequence, and nothing is split."""
+    shard = shard_of(ep=4, dp=2, tp=2, sequence_parallel=True)
+    assert (shard.layout.expert_tp, shard.layout.expert_data_ranks) == (1, 1)
+    ((op, _),) = exchanges(build(shard))
+    assert (op.bytes, op.ranks, op.stride) == (TOKENS * 64 * 2, 4, 1)
+    assert layer_parameters(shard).experts == ROUTED.layer_expert_parameters / 4
+    flops = gemm_flops(shard) * 4 - 3 * 2 * TOKENS * 16 * 64 * 8 * ROUTED.layers  # routers of both parts
+    assert flops == pytest.approx(gemm_flops(shard_of(training={"global_batch": 16})), rel=0.02)
+
+
 def test_experts_are_reduced_over_the_ranks_that_hold_the_same():
     shard = shard_of(ep=4, dp=8, training={"global_batch": 8})
     message = data.reduce_gradients(shard, layer_parameters(shard))
@@ -155,7 +166,7 @@ def test_all_experts_of_a_pass_are_in_groups():
     ("layout", "fault"),
     [
         ({"ep": 3, "dp": 3}, "experts = 8 is not divisible by layout.ep = 3"),
-        ({"ep": 4, "dp": 2}, "layout.ep = 4 does not divide dp x cp = 2"),
+        ({"ep": 4, "dp": 2}, "layout.ep = 4 does not divide dp x cp = 2, nor that times tp = 1"),
         ({"tp": 2}, "layout.sequence_parallel is needed for experts"),
     ],
 )

@@ -29,7 +29,7 @@ def reduce_gradients(shard: Shard, parameters: Parameters) -> Message | None:
     if shard.training.task == "lora":
         return None
     dense = _Replicas(layout.data_ranks, layout.shards, layout.tp)
-    experts = _Replicas(layout.expert_data_ranks, layout.expert_shards, layout.tp * layout.ep)
+    experts = _Replicas(layout.expert_data_ranks, layout.expert_shards, layout.expert_tp * layout.ep)
     return _message(*_reduced(shard, parameters.dense, dense), *_reduced(shard, parameters.experts, experts))
 
 
@@ -67,7 +67,7 @@ def gather_parameters(shard: Shard, parameters: Parameters, matrices: float = 0.
     experts = gathered_bytes(shard, parameters.experts)
     return _message(
         *_gathered(shard, dense, layout.shards, layout.tp),
-        *_gathered(shard, experts, layout.expert_shards, layout.tp * layout.ep),
+        *_gathered(shard, experts, layout.expert_shards, layout.expert_tp * layout.ep),
     )
 
 

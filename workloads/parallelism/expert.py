@@ -1,7 +1,7 @@
 """Expert parallelism: tokens travel to the ranks of their experts and back (Lepikhin et al., arXiv:2006.16668).
 
-Rows are dealt evenly. Under tensor parallelism a rank sends its part of the sequence; what has arrived is gathered over
-the tensor-parallel ranks, which split each expert, and their partial sums are reduced and scattered.
+Rows are dealt evenly. Under tensor parallelism a rank sends its part of the sequence; where the tensor-parallel ranks
+split each expert, what has arrived is gathered over them, and their partial sums are reduced and scattered.
 """
 
 from workloads.graph import Work
@@ -27,11 +27,11 @@ def _exchanged(shard: Shard) -> tuple[Work, ...]:
     layout = shard.layout
     if layout.ep == 1:
         return ()
-    return (Work(_collective(shard, "all_to_all", _rows_bytes(shard), layout.ep, layout.tp), STREAM),)
+    return (Work(_collective(shard, "all_to_all", _rows_bytes(shard), layout.ep, layout.expert_tp), STREAM),)
 
 
 def _split(shard: Shard, kind: CollectiveKind) -> tuple[Work, ...]:
-    tp = shard.layout.tp
+    tp = shard.layout.expert_tp
     return (Work(_collective(shard, kind, _rows_bytes(shard) * tp, tp, 1), tensor.STREAM),) if tp > 1 else ()
 
 
