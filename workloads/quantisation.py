@@ -24,10 +24,11 @@ def quantised(shard: Shard, inputs: int, outputs: tuple[int, ...]) -> Quantised:
     """Of [tokens, inputs] -> [tokens, each of outputs]."""
     kernels, columns = shard.kernels, sum(outputs)
     if shard.precision.scales == "tensor":
+        cast = shard.split_tokens if shard.gathers_narrow_inputs else shard.tokens
         held = columns // shard.layout.shards if shard.gathers_narrow else columns
         weight = kernel_work(shard, kernels.quantise_weights, held, inputs, "fwd")
         return Quantised(
-            forward=(*kernel_work(shard, kernels.quantise, shard.tokens, inputs, "fwd"), *weight),
+            forward=(*kernel_work(shard, kernels.quantise, cast, inputs, "fwd"), *weight),
             data=kernel_work(shard, kernels.quantise, shard.tokens, columns, "fwd"),
         )
     rows, transposed = kernels.quantise_rows, kernels.quantise_columns

@@ -59,8 +59,16 @@ class Shard:
     @property
     def gathers_narrow(self) -> bool:
         """Whether ZeRO 3 gathers the weights of the layers' GEMMs in the type of the GEMMs."""
-        one_scale = self.precision.gemm == "fp8" and self.precision.scales == "tensor"
-        return self._sharded and self.stack.data.gathers_narrow and one_scale
+        return self._sharded and self.stack.data.gathers_narrow and self._one_scale
+
+    @property
+    def gathers_narrow_inputs(self) -> bool:
+        """Whether sequence parallelism gathers the inputs of the layers' GEMMs, and their gradients, in 8 bits."""
+        return self.layout.sequence_parallel and self.stack.gathers_narrow_inputs and self._one_scale
+
+    @property
+    def _one_scale(self) -> bool:
+        return self.precision.gemm == "fp8" and self.precision.scales == "tensor"
 
     def held(self, parameters: Parameters) -> float:
         """Of parameters, how many a rank holds of what ZeRO shards."""
@@ -130,11 +138,6 @@ class Shard:
         """Rows of the embedding on this rank, padded as the stack does."""
         multiple = self.stack.pads_vocab_to * self.layout.tp
         return -(-self.model.vocab // multiple) * multiple // self.layout.tp
-
-    @property
-    def hidden_bytes(self) -> float:
-        """One activation [tokens, hidden], before sequence parallelism."""
-        return self.tokens * self.model.hidden * self.precision.activation_bytes
 
     def saved_bytes(self, kernels: tuple[str, ...], elements: float, dtype: str = "") -> float:
         """What a chain of kernels over `elements`, of the activations' type or another, keeps for its backward pass."""

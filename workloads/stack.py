@@ -159,6 +159,7 @@ class Stack:
     compiled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     spread: Annotated[float, Ge(0)] = 0.08  # of log(measured / predicted) for what this description leaves out
     keeps_gathered: bool = False  # with sequence parallelism, gathered inputs are kept and not gathered again
+    gathers_narrow_inputs: bool = False  # with sequence parallelism, fp8 inputs that have one scale are cast before
     sequence_parallel: bool = False  # whether tp > 1 brings it by default
     dropout: bool = True  # whether GPT and BERT models are trained with it
     parallel_loss: bool = True  # the loss works on logits split over tp; otherwise they are gathered first

@@ -10,7 +10,7 @@ from sim.memory import peak_memory
 from sim.step import simulate
 from tests.conftest import LLAMA, SIMPLE, changed, make_job, make_shard
 from workloads.build import build
-from workloads.graph import COMPUTE, Message, Program, Segment
+from workloads.graph import COMPUTE, Message, Program, Segment, leaf_runs
 from workloads.ops import Collective, Pointwise, Transfer
 from workloads.parallelism.data import gathered_bytes
 
@@ -129,3 +129,15 @@ def test_what_is_gathered_in_8_bits_is_cast_in_shards():
         return min(sizes)
 
     assert cast(4) < cast(1)
+
+
+@pytest.mark.parametrize(("precision", "width"), [("bf16", 2.0), ("fp8", 1.0), ("fp8-rowwise", 2.0)])
+def test_inputs_with_one_scale_are_gathered_in_8_bits(precision, width):
+    """All-gathers of the layers' inputs; sums stay in 16 bits, and so does what the output layer gathers."""
+    shard = make_shard(LLAMA, on=TITAN, tp=2, sequence_parallel=True, training={"precision": precision})
+    sizes = Counter(
+        (op.op, op.bytes / (64 * 64))
+        for op in leaf_runs(build(shard))
+        if isinstance(op, Collective) and op.op != "all_reduce"
+    )
+    assert set(sizes) == {("all_gather", width), ("all_gather", 2.0), ("reduce_scatter", 2.0)}

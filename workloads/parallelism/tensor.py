@@ -10,22 +10,23 @@ from dataclasses import replace
 
 from workloads.autocast import DATA
 from workloads.graph import Work
-from workloads.ops import Collective, CollectiveKind
+from workloads.ops import DTYPE_BYTES, Collective, CollectiveKind
 from workloads.pieces import Piece, kernel_work
 from workloads.shard import Shard
 
 STREAM = "tp"
 
 
-def column(shard: Shard, piece: Piece) -> Piece:
-    """A layer whose output columns are split: its input is needed whole."""
+def column(shard: Shard, piece: Piece, *, narrow: bool = True) -> Piece:
+    """A layer whose output columns are split: its input is needed whole. `narrow` as of `linear`."""
     if shard.layout.tp == 1:
         return piece
     reduced = _behind_data(shard, piece.backward)
     if not shard.layout.sequence_parallel:
         return replace(piece, backward=reduced)
-    gather = _collective(shard, "all_gather")
-    forward = _beside(shard, gather, (*_copies(shard), *piece.forward), before=True)
+    dtype = _gathered_dtype(shard) if narrow else shard.precision.activation
+    gather = _collective(shard, "all_gather", dtype)
+    forward = _beside(shard, gather, (*_copies(shard, dtype), *piece.forward), before=True)
     if shard.stack.keeps_gathered:
         return replace(piece, forward=forward, backward=reduced)
     again = _until_weights(gather, reduced)
@@ -41,7 +42,12 @@ def row(shard: Shard, piece: Piece) -> Piece:
     return replace(
         piece,
         forward=_beside(shard, _collective(shard, "reduce_scatter"), (*piece.forward, *_copies(shard)), before=False),
-        backward=_beside(shard, _collective(shard, "all_gather"), (*_copies(shard), *piece.backward), before=True),
+        backward=_beside(
+            shard,
+            _collective(shard, "all_gather", _gathered_dtype(shard)),
+            (*_copies(shard, _gathered_dtype(shard)), *piece.backward),
+            before=True,
+        ),
         output_bytes=piece.output_bytes / shard.layout.tp,
     )
 
@@ -79,14 +85,19 @@ def loss(shard: Shard, piece: Piece) -> Piece:
     return replace(piece, forward=(*piece.forward, *(Work(op, STREAM),) * 3))
 
 
-def _collective(shard: Shard, kind: CollectiveKind) -> Work:
-    op = Collective(op=kind, bytes=shard.hidden_bytes, ranks=shard.layout.tp, dtype=shard.precision.activation)
-    return Work(op, STREAM, name=kind)
+def _gathered_dtype(shard: Shard) -> str:
+    return shard.precision.gemm if shard.gathers_narrow_inputs else shard.precision.activation
 
 
-def _copies(shard: Shard) -> tuple[Work, ...]:
+def _collective(shard: Shard, kind: CollectiveKind, dtype: str = "") -> Work:
+    of = dtype or shard.precision.activation
+    size = shard.tokens * shard.model.hidden * DTYPE_BYTES[of]
+    return Work(Collective(op=kind, bytes=size, ranks=shard.layout.tp, dtype=of), STREAM, name=kind)
+
+
+def _copies(shard: Shard, dtype: str = "") -> tuple[Work, ...]:
     """Where ranks' parts of the sequence do not lie one after the other in memory, they are put in order."""
-    return kernel_work(shard, shard.kernels.gathered, shard.tokens, shard.model.hidden, "fwd")
+    return kernel_work(shard, shard.kernels.gathered, shard.tokens, shard.model.hidden, "fwd", dtype)
 
 
 def _behind_data(shard: Shard, backward: tuple[Work, ...]) -> tuple[Work, ...]:
