@@ -111,6 +111,7 @@ class Traffic(NamedTuple):
     bytes: float  # further bytes: masks, fp32 copies, indices
     flops: float
     per_clock: float  # bytes that one SM gets through in a clock, at most
+    share: float  # of the memory rate that streaming kernels reach
 
 
 # Of a kernel that does nothing but load and store: more than any memory delivers.
@@ -127,6 +128,7 @@ def traffic_table() -> dict[tuple[str, str], Traffic]:
             bytes=row.get("bytes", 0.0),
             flops=row.get("flops", 0.0),
             per_clock=row.get("per_clock", STREAMING_PER_CLOCK),
+            share=row.get("share", 1.0),
         )
         for name, kernel in table.items()
         for direction, row in kernel.items()
@@ -168,6 +170,11 @@ class Pointwise:
     def bytes_per_clock(self) -> float:
         """That one SM gets through, where the kernel's instructions bound it."""
         return traffic_table()[self.op, self.direction].per_clock
+
+    @property
+    def memory_share(self) -> float:
+        """Of the memory rate that streaming kernels reach."""
+        return traffic_table()[self.op, self.direction].share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

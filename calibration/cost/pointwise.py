@@ -13,11 +13,11 @@ CTA_BYTES = 8192.0  # moved by one thread block at least: 256 threads, two vecto
 
 def pointwise_s(ops: Sequence[Pointwise], device: Device) -> Floats:
     """Seconds of each kernel: memory, instructions or arithmetic, whichever is slowest, behind a fixed time."""
-    moved_bytes, flops, per_clock = np.array(
-        [(op.bytes, op.flops, op.bytes_per_clock) for op in ops], dtype=np.float64
-    ).T.reshape(3, -1)
+    moved_bytes, flops, per_clock, share = np.array(
+        [(op.bytes, op.flops, op.bytes_per_clock, op.memory_share) for op in ops], dtype=np.float64
+    ).T.reshape(4, -1)
     busy_sms = np.clip(np.ceil(moved_bytes / CTA_BYTES), 1, device.sm_count)
-    memory_s = moved_bytes / hbm_bytes_per_s(device)
+    memory_s = moved_bytes / (hbm_bytes_per_s(device) * share)
     issue_s = moved_bytes / (busy_sms * per_clock * device.boost_clock_hz)
     compute_s = flops / vector_peak_flops_per_s(device)
     slowest_s = np.maximum(np.maximum(memory_s, issue_s), compute_s)

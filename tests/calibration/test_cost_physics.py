@@ -8,7 +8,7 @@ import pytest
 from calibration.cost.physics import Physics
 from hardware import catalog
 from hardware.types import Device
-from workloads.ops import Attention, ComputeOp, Gemm, Pointwise, traffic_table
+from workloads.ops import Attention, ComputeOp, Direction, Gemm, Pointwise, traffic_table
 
 TRAINING, BURST = Physics(sustained=True), Physics()
 # Tiles, waves and splits of k: a slightly larger problem may fall on a better choice.
@@ -169,6 +169,24 @@ def test_the_instructions_of_a_norm_bound_it_on_fast_memory() -> None:
     h100, h200 = catalog.device("h100-sxm"), catalog.device("h200-sxm")
     assert price_s(norm, h200) > norm.bytes / (0.8 * h200.memory_bytes_per_s)
     assert price_s(norm, h100) < 1.1 * price_s(norm, h200)
+
+
+@pytest.mark.parametrize(
+    ("name", "direction", "bytes_each", "measured_s"),
+    [
+        ("a100-pcie-80g", "fwd", 38, 0.992e-3),
+        ("a100-pcie-80g", "bwd", 114, 2.625e-3),
+        ("h200-sxm", "fwd", 36, 33.55e6 * 12.5e-12),
+        ("h200-sxm", "bwd", 92, 33.55e6 * 27.4e-12),
+    ],
+)
+def test_an_eager_norm_agrees_with_two_devices(
+    name: str, direction: Direction, bytes_each: float, measured_s: float
+) -> None:
+    """2048 x 16384. The A100 was measured with weights in fp32 (Liger-Kernel): more bytes for each element."""
+    norm = Pointwise(op="rms_norm_eager", rows=2048, cols=16384, dtype="bf16", direction=direction)
+    more = bytes_each * norm.elements / norm.bytes
+    assert price_s(norm, catalog.device(name)) * more == pytest.approx(measured_s, rel=0.12)
 
 
 @pytest.mark.parametrize(
