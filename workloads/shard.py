@@ -23,8 +23,8 @@ class Shard:
 
     @property
     def kernels(self) -> Kernels:
-        """Of the stack, in this execution."""
-        return self.stack.kernels_for(self.execution)
+        """Of the stack, in this execution and recomputation."""
+        return self.stack.kernels_for(self.execution, recomputed=self.recompute_mode == "full")
 
     @property
     def precision(self) -> Precision:

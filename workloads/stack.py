@@ -47,6 +47,7 @@ class Kernels:
     arrange: tuple[str, ...] = ("gather_rows",)  # what has arrived, in the order of the experts of a rank
     restore: tuple[str, ...] = ("gather_rows",)  # back
     combine: tuple[str, ...] = ("combine_rows",)  # the rows of a token, weighted and summed up
+    gathered_logits: tuple[str, ...] = ()  # behind the all-gather of logits: rank after rank, to whole rows
     quantise_weights: tuple[str, ...] = ()  # in each pass, where the narrow copies are not kept
 
     def activation(self, name: str) -> tuple[str, ...]:
@@ -157,11 +158,14 @@ class Stack:
     host: Host
     data: Data = field(default_factory=Data)
     compiled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    recomputed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # with full recomputation
     spread: Annotated[float, Ge(0)] = 0.08  # of log(measured / predicted) for what this description leaves out
     keeps_gathered: bool = False  # with sequence parallelism, gathered inputs are kept and not gathered again
-    gathers_narrow_inputs: bool = False  # with sequence parallelism, fp8 inputs that have one scale are cast before
+    gathers_narrow_inputs: bool = False  # with sequence parallelism, fp8 casts with one scale come before all-gathers
     sequence_parallel: bool = False  # whether tp > 1 brings it by default
     dropout: bool = True  # whether GPT and BERT models are trained with it
+    reduces_each: bool = False  # each linear layer sums its data gradient over tp, also where two read the same input
+    ends_recomputed: bool = False  # full recomputation runs embedding and head again too
     parallel_loss: bool = True  # the loss works on logits split over tp; otherwise they are gathered first
     fused_projections: bool = True  # one GEMM for query, key and value, one for gate and up
     fused_gate: bool = True  # with fused projections: whether gate and up are one GEMM too
@@ -170,10 +174,9 @@ class Stack:
     pads_vocab_to: int = 1
     fused_gradient_accumulation: bool = False
     quantises_experts: bool = True  # in 8- and 4-bit precisions
-    accumulates_first: bool = (
-        True  # unfused, whether the first micro-batch adds to a buffer too, or is what is added to
-    )
+    accumulates_first: bool = True  # unfused: the first micro-batch adds to a buffer too
 
-    def kernels_for(self, execution: str) -> Kernels:
-        """The kernels of that execution: a compiler replaces what stands under `compiled`."""
-        return dataclasses.replace(self.kernels, **self.compiled) if execution == "compile" else self.kernels
+    def kernels_for(self, execution: str, *, recomputed: bool = False) -> Kernels:
+        """Those of that execution: a compiler replaces what stands under `compiled`, full recomputation likewise."""
+        compiled = self.compiled if execution == "compile" else {}
+        return dataclasses.replace(self.kernels, **{**compiled, **(self.recomputed if recomputed else {})})

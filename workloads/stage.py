@@ -84,6 +84,16 @@ class Blocks:
             "head B": backward_block("head", self.head),
         }
 
+    @cached_property
+    def ends_again(self) -> dict[str, Block]:
+        """What the backward pass runs again of embedding and head, where it does; the loss never."""
+        if not self.shard.stack.ends_recomputed or self.shard.recompute_mode != "full":
+            return {}
+        pieces = {"embedding": self.embedding, "head": self.head[:-1]}
+        return {
+            name: Block(name=name, phase="recompute", pieces=run_again(found, "full")) for name, found in pieces.items()
+        }
+
 
 class Accumulation(NamedTuple):
     """What adds the gradients of a micro-batch to those before: for the first one of a step, and for each further."""
@@ -162,6 +172,15 @@ def layer_blocks(
     return [*recomputed, (blocks.layer_backward, len(layers)), *([(added, len(layers))] if added else [])]
 
 
+def end_blocks(blocks: Blocks, name: str, direction: str, added: Block | None) -> list[tuple[Block, int]]:
+    """The blocks of the embedding or the head; `added` behind a backward pass."""
+    found = [blocks.ends[f"{name} {direction}"]]
+    if direction == "B":
+        again = [blocks.ends_again[name]] if name in blocks.ends_again else []
+        found = [*again, *found, *([added] if added else [])]
+    return [(block, 1) for block in found]
+
+
 def chunk_segment(
     blocks: Blocks, chunk: Chunk, direction: str, layers: range | None = None, *, first: bool = False
 ) -> Segment:
@@ -173,11 +192,8 @@ def chunk_segment(
         added.first if first else added.further for added in (blocks.layer_accumulation, blocks.table_accumulation)
     )
     part = range(chunk.layers) if layers is None else layers
-    before = [(blocks.ends[f"embedding {direction}"], 1)] if chunk.first and part.start == 0 else []
-    behind = [(blocks.ends[f"head {direction}"], 1)] if chunk.last and part.stop == chunk.layers else []
-    if direction == "B" and table_added:
-        before = [(table_added, 1), *before] if before else []
-        behind = [*behind, (table_added, 1)] if behind else []
+    before = end_blocks(blocks, "embedding", direction, table_added) if chunk.first and part.start == 0 else []
+    behind = end_blocks(blocks, "head", direction, table_added) if chunk.last and part.stop == chunk.layers else []
     middle = layer_blocks(blocks, chunk, direction, part, layer_added) if len(part) else []
     ordered = [*before, *middle, *behind] if direction == "F" else [*behind, *middle, *before]
     word = "forward" if direction == "F" else "backward"

@@ -119,7 +119,7 @@ def head(shard: Shard) -> tuple[Piece, ...]:
     """Final norm, projection onto the vocabulary in the activation type, loss."""
     logits = linear(shard, "logits", shard.model.hidden, (shard.vocab,), narrow=False, behind_norm=True)
     before = _masked_token_transform(shard) if shard.model.family == "bert" else ()
-    return (_norm(shard), *before, tensor.column(shard, logits, narrow=False), _loss(shard))
+    return (_norm(shard), *before, tensor.logits(shard, logits), _loss(shard))
 
 
 def _masked_token_transform(shard: Shard) -> tuple[Piece, ...]:

@@ -13,13 +13,14 @@ from dataclasses import replace
 
 import pytest
 
-from tests.conftest import GPT, LLAMA, make_shard
+from sim.catalog import stack
+from tests.conftest import GPT, LLAMA, changed, make_shard
 from workloads.graph import Work
 from workloads.ops import Attention, Gemm, Pointwise
 from workloads.pieces import Piece, pointwise
 from workloads.recompute import kept_bytes, run_again
 from workloads.shard import Shard
-from workloads.stage import Blocks, chunk_kept_bytes, layer_kept_bytes, stage_chunks
+from workloads.stage import Blocks, chunk_kept_bytes, end_blocks, layer_kept_bytes, stage_chunks
 
 MODES = ("none", "selective", "selective-op", "selective-op-alternate", "full")
 S, B, H, A = 64, 3, 64, 8
@@ -115,6 +116,15 @@ def test_nothing_is_run_again_by_default():
 def test_full_recomputation_runs_the_whole_forward_pass_again():
     pieces = Blocks(shard=make_shard(LLAMA)).layer
     assert again("full") == [work.op for piece in pieces for work in piece.forward]
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_a_trainer_that_checkpoints_the_head_runs_its_projection_again_but_not_the_loss(recompute):
+    on = changed(stack("megatron-lm-2022"), ends_recomputed=True)
+    blocks = Blocks(shard=make_shard(LLAMA, on=on, training={"recompute": recompute}))
+    head = [work.op for work in blocks.ends["head F"].work]
+    again = [block for block, _ in end_blocks(blocks, "head", "B") if block.phase == "recompute"]
+    assert [work.op for block in again for work in block.work] == (head[:-1] if recompute == "full" else [])
 
 
 def test_selective_recomputation_runs_the_attention_core_again():

@@ -1,6 +1,7 @@
 """Stacks: every file reads, and names only kernels that there are."""
 
 from dataclasses import fields, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,8 @@ FAMILIES = {
 def kernels_of(found: Stack) -> set[tuple[str, str]]:
     """(kernel, direction) of all kernels that a stack names."""
     used = set()
-    for execution in found.host.launch_s:
-        kernels = found.kernels_for(execution)
+    for execution, recomputed in product(found.host.launch_s, (False, True)):
+        kernels = found.kernels_for(execution, recomputed=recomputed)
         for field in fields(Kernels):
             # Inputs are cast the same way in both passes.
             directions = ("fwd",) if field.name == "quantise" else ("fwd", "bwd")
@@ -71,6 +72,15 @@ def test_a_compiler_replaces_kernels_that_there_are(name):
     assert not found.compiled or "compile" in found.host.launch_s
     for job, kernels in found.compiled.items():
         assert getattr(found.kernels_for("compile"), job) == kernels
+        assert getattr(found.kernels_for("eager"), job) == getattr(found.kernels, job)
+
+
+@every_stack
+def test_full_recomputation_replaces_kernels_that_there_are(name):
+    found = stack(name)
+    assert set(found.recomputed) <= {field.name for field in fields(Kernels)}
+    for job, kernels in found.recomputed.items():
+        assert getattr(found.kernels_for("eager", recomputed=True), job) == kernels
         assert getattr(found.kernels_for("eager"), job) == getattr(found.kernels, job)
 
 

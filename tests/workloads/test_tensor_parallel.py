@@ -127,6 +127,21 @@ def test_a_loss_that_is_not_parallel_gathers_the_logits():
     assert [op.bytes for op in found] == [128 * 512 * 2]
 
 
+def test_gathered_logits_are_put_in_order():
+    """128 tokens of 512 words, whole on every rank."""
+    on = changed(PLAIN, parallel_loss=False, kernels={"gathered_logits": ("copy",)})
+    copies = [w.op for w in Blocks(shard=shard(4, on=on)).ends["head F"].work if getattr(w.op, "op", "") == "copy"]
+    assert [(op.rows, op.cols) for op in copies] == [(128, 512)]
+
+
+@pytest.mark.parametrize(("sequence_parallel", "messages"), [(False, 3), (True, 2)])
+def test_layers_that_reduce_for_themselves_send_a_gate_of_its_own_twice(sequence_parallel, messages):
+    """Query, key and value are one layer, gate and up two. With sequence parallelism their norm reduces, once."""
+    on = changed(PLAIN, reduces_each=True, fused_gate=False, keeps_gathered=True)
+    found = kinds(Blocks(shard=shard(4, sequence_parallel=sequence_parallel, on=on, model=LLAMA)).layer_backward)
+    assert found["reduce_scatter" if sequence_parallel else "all_reduce"] == messages
+
+
 def test_the_vocabulary_is_padded_to_a_multiple_on_every_rank():
     """50257 words: 128 x 8 = 1024 gives 51200 on 8 ranks, 6400 each; 128 on one rank gives 50304."""
     model = replace(GPT, vocab=50257)

@@ -7,10 +7,11 @@ front (Korthikanti et al., arXiv:2205.05198).
 """
 
 from dataclasses import replace
+from itertools import chain
 
 from workloads.autocast import DATA
 from workloads.graph import Work
-from workloads.ops import DTYPE_BYTES, Collective, CollectiveKind
+from workloads.ops import DTYPE_BYTES, Collective, CollectiveKind, Gemm
 from workloads.pieces import Piece, kernel_work
 from workloads.shard import Shard
 
@@ -21,6 +22,8 @@ def column(shard: Shard, piece: Piece, *, narrow: bool = True) -> Piece:
     """A layer whose output columns are split: its input is needed whole. `narrow` as of `linear`."""
     if shard.layout.tp == 1:
         return piece
+    if shard.stack.reduces_each and not shard.layout.sequence_parallel:
+        return replace(piece, backward=_behind_each(shard, piece.backward))
     reduced = _behind_data(shard, piece.backward)
     if not shard.layout.sequence_parallel:
         return replace(piece, backward=reduced)
@@ -65,22 +68,32 @@ def embedding(shard: Shard, piece: Piece) -> Piece:
     )
 
 
+def logits(shard: Shard, piece: Piece) -> Piece:
+    """The projection onto a split vocabulary. Stacks without a parallel loss gather what the ranks have."""
+    projected = column(shard, piece, narrow=False)
+    if shard.layout.tp == 1 or shard.stack.parallel_loss:
+        return projected
+    whole = shard.vocab * shard.layout.tp
+    gather = Collective(
+        op="all_gather",
+        bytes=float(shard.tokens) * whole * shard.precision.activation_bytes,
+        ranks=shard.layout.tp,
+        dtype=shard.precision.activation,
+    )
+    copies = kernel_work(shard, shard.kernels.gathered_logits, shard.tokens, whole, "fwd")
+    return replace(projected, forward=(*projected.forward, Work(gather, STREAM), *copies))
+
+
 def loss(shard: Shard, piece: Piece) -> Piece:
     """Cross entropy over a split vocabulary: the maximum, the sum and the target's logit of each token.
 
-    Stacks without it gather the logits and work on all of them on every rank.
+    Stacks without it work on all of the logits on every rank.
     """
     if shard.layout.tp == 1:
         return piece
     if not shard.stack.parallel_loss:
-        gather = Collective(
-            op="all_gather",
-            bytes=piece.output_bytes,
-            ranks=shard.layout.tp,
-            dtype=shard.precision.activation,
-        )
         copies = 2 * piece.output_bytes  # the gathered logits and their gradient, beside the rank's own part
-        return replace(piece, forward=(Work(gather, STREAM), *piece.forward), saved_bytes=piece.saved_bytes + copies)
+        return replace(piece, saved_bytes=piece.saved_bytes + copies)
     op = Collective(op="all_reduce", bytes=4.0 * shard.tokens, ranks=shard.layout.tp, dtype="fp32")
     return replace(piece, forward=(*piece.forward, *(Work(op, STREAM),) * 3))
 
@@ -98,6 +111,13 @@ def _collective(shard: Shard, kind: CollectiveKind, dtype: str = "") -> Work:
 def _copies(shard: Shard, dtype: str = "") -> tuple[Work, ...]:
     """Where ranks' parts of the sequence do not lie one after the other in memory, they are put in order."""
     return kernel_work(shard, shard.kernels.gathered, shard.tokens, shard.model.hidden, "fwd", dtype)
+
+
+def _behind_each(shard: Shard, backward: tuple[Work, ...]) -> tuple[Work, ...]:
+    """Reduce the data gradient of every GEMM by itself, before they are added up."""
+    reduce = _collective(shard, "all_reduce")._replace(asynchronous=shard.stack.overlap.tensor_backward)
+    followed = ((work, reduce) if work.name == DATA and isinstance(work.op, Gemm) else (work,) for work in backward)
+    return tuple(chain.from_iterable(followed))
 
 
 def _behind_data(shard: Shard, backward: tuple[Work, ...]) -> tuple[Work, ...]:
