@@ -33,19 +33,20 @@ def flash(shard: Shard) -> Piece:
 def unfused(shard: Shard) -> Piece:
     """Two batched GEMMs around a softmax whose scores are kept: [batch x heads x seq, seq]."""
     rows, cols = shard.training.micro_batch * shard.heads * shard.sequence, shard.sequence
-    scores = shard.saved_bytes(shard.kernels.softmax, float(rows) * cols)
+    softmax = _softmax(shard)
+    scores = shard.saved_bytes(softmax, float(rows) * cols)
     return Piece(
         name="attention",
         kind="core",
         forward=(
             _scores(shard, "tn"),
-            *kernel_work(shard, shard.kernels.softmax, rows, cols, "fwd"),
+            *kernel_work(shard, softmax, rows, cols, "fwd"),
             _values(shard, "nn"),
         ),
         backward=(
             _scores(shard, "tn"),
             _values(shard, "nt"),
-            *kernel_work(shard, shard.kernels.softmax[::-1], rows, cols, "bwd"),
+            *kernel_work(shard, softmax[::-1], rows, cols, "bwd"),
             _values(shard, "nn"),
             _values(shard, "nt"),
         ),
@@ -53,6 +54,12 @@ def unfused(shard: Shard) -> Piece:
         core_bytes=scores,
         output_bytes=_columns(shard) * shard.tokens * shard.precision.activation_bytes,
     )
+
+
+def _softmax(shard: Shard) -> tuple[str, ...]:
+    """The kernels of the stack; a fused one may want a multiple of some number of heads, and falls back on others."""
+    fits = shard.training.micro_batch * shard.heads % shard.stack.fused_softmax_heads == 0
+    return shard.kernels.softmax if fits or not shard.kernels.softmax_fallback else shard.kernels.softmax_fallback
 
 
 def _kernel(shard: Shard, direction: Direction) -> Attention:

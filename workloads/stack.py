@@ -30,6 +30,7 @@ class Kernels:
     rope: tuple[str, ...]
     embedding: tuple[str, ...]
     loss: tuple[str, ...]
+    softmax_fallback: tuple[str, ...] = ()  # in its place where the fused kernel does not take the number of heads
     loss_split: tuple[str, ...] = ()  # over logits split by tensor parallelism, where that takes other kernels
     cast: tuple[str, ...] = ("cast",)  # of an input under torch.autocast, where no other kernel does it on the way
     context: tuple[str, ...] = ()  # behind attention, over its output: from heads first to tokens first
@@ -172,6 +173,7 @@ class Stack:
     scatter_gather: bool = False  # messages between stages split over the tensor-parallel ranks
     alternates: bool = False  # recomputation selective by op keeps every other GEMM only
     pads_vocab_to: int = 1
+    fused_softmax_heads: Annotated[int, Gt(0)] = 1  # of all sequences together, a multiple of which the kernel takes
     fused_gradient_accumulation: bool = False
     quantises_experts: bool = True  # in 8- and 4-bit precisions
     accumulates_first: bool = True  # unfused: the first micro-batch adds to a buffer too

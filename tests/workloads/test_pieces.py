@@ -173,6 +173,17 @@ def test_copies_around_attention_go_one_way_each(attention):
     assert copies == [[(64, 64)], [(64, 192)]]
 
 
+@pytest.mark.parametrize(("tp", "micro_batch", "fused"), [(1, 1, True), (2, 1, True), (4, 1, False), (4, 2, True)])
+def test_a_fused_softmax_takes_four_heads_at_a_time(tp, micro_batch, fused):
+    """8 heads; on four ranks two are left to each, and four of two sequences."""
+    found = transformer.layer(make_shard(tp=tp, training={"micro_batch": micro_batch}))
+    kernels = [
+        work.op.op for piece in found if piece.kind == "core" for work in piece.forward if hasattr(work.op, "op")
+    ]
+    assert ("scale_mask_softmax" in kernels) == fused
+    assert ("softmax" in kernels) != fused
+
+
 def test_flash_attention_is_one_kernel_each_way():
     core = next(piece for piece in transformer.layer(make_shard(LLAMA, "torchtitan")) if piece.kind == "core")
     ops = [item.op for item in (*core.forward, *core.backward)]
