@@ -123,7 +123,7 @@ def test_a_trainer_that_checkpoints_the_head_runs_its_projection_again_but_not_t
     on = changed(stack("megatron-lm-2022"), ends_recomputed=True)
     blocks = Blocks(shard=make_shard(LLAMA, on=on, training={"recompute": recompute}))
     head = [work.op for work in blocks.ends["head F"].work]
-    again = [block for block, _ in end_blocks(blocks, "head", "B") if block.phase == "recompute"]
+    again = [block for block, _ in end_blocks(blocks, "head", "B", None) if block.phase == "recompute"]
     assert [work.op for block in again for work in block.work] == (head[:-1] if recompute == "full" else [])
 
 
