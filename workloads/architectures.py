@@ -28,6 +28,9 @@ class Traits(NamedTuple):
     norm_bias: bool = True
 
 
+MISTRAL = Traits("llama", "rms_norm", "none", "rope", "silu", tied=False, gated=True, kv_heads_given=True)
+QWEN_3 = MISTRAL._replace(head_dim=128, qk_norm=True)
+
 # By `model_type`; sources are the configuration and modelling files of the transformers library (4.x).
 ARCHITECTURES: Mapping[str, Traits] = {
     "gpt2": Traits("gpt", "layer_norm", "all", "learned", "gelu", tied=True, ffn_ratio=4),
@@ -48,36 +51,11 @@ ARCHITECTURES: Mapping[str, Traits] = {
     "mpt": Traits("gpt", "layer_norm", "none", "alibi", "gelu", tied=True, ffn_ratio=4, norm_bias=False),
     "nemotron": Traits("gpt", "layer_norm", "none", "rope", "squared_relu", tied=False),
     "llama": Traits("llama", "rms_norm", "none", "rope", "silu", tied=False, gated=True),
-    "mistral": Traits("llama", "rms_norm", "none", "rope", "silu", tied=False, gated=True, kv_heads_given=True),
+    "mistral": MISTRAL,
     "qwen2": Traits("llama", "rms_norm", "qkv", "rope", "silu", tied=False, gated=True, kv_heads_given=True),
-    "qwen3": Traits(
-        "llama",
-        "rms_norm",
-        "none",
-        "rope",
-        "silu",
-        tied=False,
-        gated=True,
-        kv_heads_given=True,
-        head_dim=128,
-        qk_norm=True,
-    ),
-    "mixtral": Traits(
-        "llama", "rms_norm", "none", "rope", "silu", tied=False, gated=True, kv_heads_given=True, experts=True
-    ),
-    "qwen3_moe": Traits(
-        "llama",
-        "rms_norm",
-        "none",
-        "rope",
-        "silu",
-        tied=False,
-        gated=True,
-        kv_heads_given=True,
-        head_dim=128,
-        qk_norm=True,
-        experts=True,
-    ),
+    "qwen3": QWEN_3,
+    "mixtral": MISTRAL._replace(experts=True),
+    "qwen3_moe": QWEN_3._replace(experts=True),
     "gemma": Traits(
         "llama",
         "rms_norm",

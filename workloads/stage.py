@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 from workloads import transformer
+from workloads.accumulation import Accumulation, accumulation
 from workloads.graph import Block, Segment
 from workloads.layout import chunk_layers, recomputed_layers
 from workloads.ops import DTYPE_BYTES
-from workloads.parallelism.data import gradient_dtype
 from workloads.parameters import Parameters
-from workloads.pieces import Piece, kernel_work
+from workloads.pieces import Piece
 from workloads.recompute import kept_bytes, run_again
 from workloads.shard import Shard
 
@@ -65,12 +64,12 @@ class Blocks:
         return Block(name="layer", phase="recompute", pieces=work)
 
     @cached_property
-    def layer_accumulation(self) -> "Accumulation":
+    def layer_accumulation(self) -> Accumulation:
         """Adding the gradients of one layer to their buffer."""
         return accumulation(self.shard, layer_parameters(self.shard))
 
     @cached_property
-    def table_accumulation(self) -> "Accumulation":
+    def table_accumulation(self) -> Accumulation:
         """Adding the gradients of an embedding table to their buffer."""
         return accumulation(self.shard, Parameters(dense=float(self.shard.vocab * self.shard.model.hidden)))
 
@@ -93,35 +92,6 @@ class Blocks:
         return {
             name: Block(name=name, phase="recompute", pieces=run_again(found, "full")) for name, found in pieces.items()
         }
-
-
-class Accumulation(NamedTuple):
-    """What adds the gradients of a micro-batch to those before: for the first one of a step, and for each further."""
-
-    first: Block | None
-    further: Block | None
-
-
-def accumulation(shard: Shard, parameters: Parameters) -> Accumulation:
-    """Nothing where the weight-gradient GEMMs add to the buffer themselves.
-
-    What ZeRO 3 has reduced is added in shards; where it reduces once a step, all of it is, in the type on the wire.
-    """
-    stack = shard.stack
-    if stack.fused_gradient_accumulation or shard.training.task == "lora":
-        return Accumulation(None, None)
-    adds = stack.optimizer.accumulate
-    size = round(shard.held(parameters) if shard.gathers_each_pass else parameters.total)
-    if shard.gathers_once and gradient_dtype(shard) != shard.precision.activation:
-        return Accumulation(_added(shard, ("cast",), size), _added(shard, ("accumulate",), size))
-    dtype = "fp32" if shard.autocast or shard.gathers_each_pass else ""
-    further = _added(shard, adds, size, dtype)
-    return Accumulation(further if stack.accumulates_first else None, further)
-
-
-def _added(shard: Shard, kernels: tuple[str, ...], size: int, dtype: str = "") -> Block | None:
-    work = kernel_work(shard, kernels, 1, size, "fwd", dtype)
-    return Block(name="accumulate", phase="backward", pieces=(work,)) if work else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
