@@ -58,8 +58,8 @@ class Shard:
 
     @property
     def gathers_narrow(self) -> bool:
-        """Whether ZeRO 3 gathers the weights of the layers' GEMMs in the type of the GEMMs."""
-        return self._sharded and self.stack.data.gathers_narrow and self._one_scale
+        """Whether ZeRO gathers the weights of the layers' GEMMs in the type of the GEMMs."""
+        return self.layout.shards > 1 and self.stack.data.gathers_narrow and self._one_scale
 
     @property
     def gathers_narrow_inputs(self) -> bool:

@@ -117,7 +117,7 @@ class Data:
     zero_gradients: Literal["all_reduce", "reduce_scatter"] = "reduce_scatter"  # for ZeRO 1 and 2
     buckets_kept: bool = False  # all of them stay allocated beside the gradients (DDP)
     copies: bool = False  # gathered parameters are copied into place, gradients into the bucket (FSDP2)
-    gathers_narrow: bool = False  # ZeRO 3 casts fp8 weights that have one scale before it gathers them
+    gathers_narrow: bool = False  # ZeRO casts fp8 weights that have one scale before it gathers them
     kept_in_pipeline: bool = False  # between stages, ZeRO 3 gathers parameters once and reduces gradients once a step
 
 
