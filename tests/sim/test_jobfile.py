@@ -184,9 +184,11 @@ def test_a_config_of_an_architecture_not_covered_is_refused(tmp_path: Path):
         read_job(written(tmp_path, JOB.replace('"gpt-3-175b"', '"config.json"')))
 
 
-@pytest.mark.parametrize("name", ["gpt-3-175b", "korthikanti-175b", "llama-3.1-8b-fsdp"])
-def test_the_examples_are_jobs(name: str):
-    job = read_job(EXAMPLES / f"{name}.toml")
+@pytest.mark.parametrize(
+    "path", sorted(set(EXAMPLES.glob("*.toml")) - set(EXAMPLES.glob("study-*"))), ids=lambda p: p.stem
+)
+def test_the_examples_are_jobs(path: Path):
+    job = read_job(path)
     assert job.gpus == job.cluster.gpus
 
 
