@@ -27,6 +27,12 @@ class Shard:
         return self.stack.kernels_for(self.execution, recomputed=self.recompute_mode == "full")
 
     @property
+    def compiled_kernels(self) -> frozenset[str]:
+        """Those that a compiler makes, in this execution."""
+        made = self.stack.compiled.values() if self.execution == "compile" else ()
+        return frozenset(kernel for kernels in made for kernel in kernels)
+
+    @property
     def precision(self) -> Precision:
         """Data types of the step."""
         return PRECISIONS[self.training.precision]

@@ -6,9 +6,9 @@ from functools import cached_property
 
 from workloads import transformer
 from workloads.accumulation import Accumulation, accumulation
-from workloads.graph import Block, Segment
+from workloads.graph import Block, Segment, Work
 from workloads.layout import chunk_layers, recomputed_layers
-from workloads.ops import DTYPE_BYTES
+from workloads.ops import DTYPE_BYTES, Pointwise
 from workloads.parameters import Parameters
 from workloads.pieces import Piece
 from workloads.recompute import kept_bytes, run_again
@@ -61,7 +61,12 @@ class Blocks:
     def again(self) -> Block:
         """What the backward pass of one layer runs again, by the mode of the job."""
         work = run_again(self.layer, self.shard.recompute_mode)
-        return Block(name="layer", phase="recompute", pieces=work)
+        return Block(name="layer", phase="recompute", pieces=tuple(map(self._launched_again, work)))
+
+    def _launched_again(self, work: tuple[Work, ...]) -> tuple[Work, ...]:
+        """Without the kernels that a compiler makes: it fuses those that are run again into the backward pass."""
+        made = self.shard.compiled_kernels
+        return tuple(item for item in work if not (isinstance(item.op, Pointwise) and item.op.op in made))
 
     @cached_property
     def layer_accumulation(self) -> Accumulation:

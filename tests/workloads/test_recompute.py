@@ -180,3 +180,15 @@ def test_a_stack_may_mean_every_other_gemm_by_selective_op():
         for name in ("torchtitan", "nemo")
     ]
     assert modes == ["selective-op-alternate", "selective-op"]
+
+
+def test_a_compiler_fuses_what_is_run_again_into_the_backward_pass():
+    """Its own kernels are not launched again; GEMMs, attention and what it does not compile are."""
+
+    def again(execution: str) -> set[str]:
+        shard = replace(make_shard(LLAMA, "torchtitan", training={"recompute": "full"}), execution=execution)
+        block = Blocks(shard=shard).again
+        return {work.op.op if isinstance(work.op, Pointwise) else type(work.op).__name__ for work in block.work}
+
+    assert {"rms_norm", "silu", "mul", "add", "rope_complex", "Gemm", "Attention"} <= again("eager")
+    assert again("compile") == {"add", "cast", "rope_complex", "Gemm", "Attention"}  # casts of weights
