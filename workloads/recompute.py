@@ -31,6 +31,15 @@ def run_again(pieces: Sequence[Piece], mode: str) -> tuple[tuple[Work, ...], ...
             return ()
 
 
+def needed(pieces: Sequence[Piece]) -> Sequence[Piece]:
+    """Pieces whose forward work has to be done again for a backward pass that knows the rest of a layer.
+
+    What stands behind everything that is kept is needed for nothing, nor is a linear layer there that keeps its input.
+    """
+    last = max(place for place, piece in enumerate(pieces) if piece.saved_bytes)
+    return pieces[: last if pieces[last].kind == "gemm" else last + 1]
+
+
 def kept_bytes(pieces: Sequence[Piece], mode: str, input_bytes: float) -> float:
     """Activations of one layer and micro-batch that stay in memory until its backward pass."""
     match mode:

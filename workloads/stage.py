@@ -11,7 +11,7 @@ from workloads.layout import chunk_layers, recomputed_layers
 from workloads.ops import DTYPE_BYTES, Pointwise
 from workloads.parameters import Parameters
 from workloads.pieces import Piece
-from workloads.recompute import kept_bytes, run_again
+from workloads.recompute import kept_bytes, needed, run_again
 from workloads.shard import Shard
 
 
@@ -59,8 +59,9 @@ class Blocks:
 
     @cached_property
     def again(self) -> Block:
-        """What the backward pass of one layer runs again, by the mode of the job."""
-        work = run_again(self.layer, self.shard.recompute_mode)
+        """What the backward pass of one layer runs again, by the mode of the job; a compiler, only what it needs."""
+        pieces = needed(self.layer) if self.shard.execution == "compile" else self.layer
+        work = run_again(pieces, self.shard.recompute_mode)
         return Block(name="layer", phase="recompute", pieces=tuple(map(self._launched_again, work)))
 
     def _launched_again(self, work: tuple[Work, ...]) -> tuple[Work, ...]:

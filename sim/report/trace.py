@@ -97,7 +97,9 @@ def _kernel_events(result: Result, rows: dict[str, int]) -> Iterator[Event]:
         segment = result.program.ops[task.op]
         assert isinstance(segment, Segment)
         start, end = float(result.timeline.start_s[index]), float(result.timeline.end_s[index])
-        stretch = (end - start) / result.op_seconds[task.op] if result.op_seconds[task.op] else 1.0
+        # Blocks by themselves wait longer for their launches than together: the host is ahead in one, late in the next.
+        apart_s = sum(count * result.times[id(block)].seconds for block, count in segment.blocks)
+        stretch = (end - start) / apart_s if apart_s else 1.0
         for work, since, until in islice(_kernels(result, segment), MOST_OF_SEGMENT):
             row = rows[_kernel_row(work.stream)]
             yield _event(_op_name(work.op), task.rank, row, start + since * stretch, start + until * stretch)

@@ -18,7 +18,7 @@ from tests.conftest import GPT, LLAMA, changed, make_shard
 from workloads.graph import Work
 from workloads.ops import Attention, Gemm, Pointwise
 from workloads.pieces import Piece, pointwise
-from workloads.recompute import kept_bytes, run_again
+from workloads.recompute import kept_bytes, needed, run_again
 from workloads.shard import Shard
 from workloads.stage import Blocks, chunk_kept_bytes, end_blocks, layer_kept_bytes, stage_chunks
 
@@ -192,3 +192,11 @@ def test_a_compiler_fuses_what_is_run_again_into_the_backward_pass():
 
     assert {"rms_norm", "silu", "mul", "add", "rope_complex", "Gemm", "Attention"} <= again("eager")
     assert again("compile") == {"add", "cast", "rope_complex", "Gemm", "Attention"}  # casts of weights
+
+
+def test_a_compiler_leaves_out_the_layer_whose_output_goes_nowhere():
+    """Down takes a quarter of the products of a layer; what weighs rows of experts keeps them, so all are needed."""
+    layer = Blocks(shard=make_shard(LLAMA, "torchtitan")).layer
+    assert [piece.name for piece in layer[len(needed(layer)) :]] == ["down", "residual"]
+    routed = Blocks(shard=make_shard(replace(LLAMA, experts=4, topk=2), "torchtitan")).layer
+    assert [piece.name for piece in routed[len(needed(routed)) :]] == ["residual"]
