@@ -104,6 +104,7 @@ def _model(row: Row) -> Model:
         positions="rope" if llama else "learned",
         max_positions=_int(row, "seq_len"),
         activation="silu" if llama else "gelu",
+        qk_norm=row.get("qk_norm") == "yes",
         embedding_norm=bert,
         experts=_int(row, "experts", 0),
         topk=_int(row, "topk", 0),
