@@ -108,19 +108,17 @@ def counting_s(work: Sequence[Work], seconds: Sequence[float], launches: Sequenc
 
 def segment_s(segment: Segment, times: Mapping[int, BlockTime]) -> float:
     """The GPU or the host, whichever takes longer: within a segment the host runs ahead of the GPU."""
-    return sum(count * times[id(block)].gpu_s for block, count in segment.blocks) + waiting_s(segment, times)
+    return max(gpu_s(segment, times), host_s(segment, times))
 
 
-def waiting_s(segment: Segment, times: Mapping[int, BlockTime]) -> float:
-    """How long the GPU waits for launches in a segment."""
-    spare = sum(count * (times[id(block)].gpu_s - times[id(block)].host_s) for block, count in segment.blocks)
-    return max(-spare, 0.0)
+def gpu_s(segment: Segment, times: Mapping[int, BlockTime]) -> float:
+    """How long the GPU takes for a segment that is launched in time."""
+    return sum(count * times[id(block)].gpu_s for block, count in segment.blocks)
 
 
-def launching_s(segment: Segment, times: Mapping[int, BlockTime]) -> float:
-    """How long the host launches a segment that the GPU waits in; nothing where the GPU takes longer."""
-    total = sum(count * times[id(block)].host_s for block, count in segment.blocks)
-    return total if waiting_s(segment, times) > 0.0 else 0.0
+def host_s(segment: Segment, times: Mapping[int, BlockTime]) -> float:
+    """How long the host takes to launch a segment."""
+    return sum(count * times[id(block)].host_s for block, count in segment.blocks)
 
 
 def _piece_s(piece: tuple[Work, ...], prices: Mapping[Op, float], message_rate: float) -> Iterator[float]:

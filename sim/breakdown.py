@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.blocks import BlockTime, waiting_s
+from sim.blocks import BlockTime
 from sim.engine import Timeline
 from workloads.graph import COMPUTE, Message, Program, Segment
 from workloads.parallelism import data
@@ -29,7 +29,7 @@ PARTS = (
 
 
 def segment_parts(segment: Segment, times: Mapping[int, BlockTime]) -> dict[str, float]:
-    """Seconds of a segment by part, undisturbed."""
+    """Seconds of a segment by part, launched in time and undisturbed."""
     parts: dict[str, float] = {}
     for block, count in segment.blocks:
         time = times[id(block)]
@@ -38,7 +38,6 @@ def segment_parts(segment: Segment, times: Mapping[int, BlockTime]) -> dict[str,
         _add(parts, "launch", count * (time.launch_s - (time.seconds - time.gpu_s)))
         for stream, seconds in time.exposed_s.items():
             _add(parts, f"exposed {stream}", count * seconds)
-    _add(parts, "launch", waiting_s(segment, times))
     return parts
 
 
@@ -46,24 +45,29 @@ def breakdown(
     program: Program,
     times: Mapping[int, BlockTime],
     timeline: Timeline,
-    op_seconds: Sequence[float],
+    task_seconds: Sequence[float],
     host_s: float,
 ) -> dict[str, float]:
     """Part -> seconds, a mean over ranks. Parts that are zero are left out.
 
     Args:
-        op_seconds: of each op of the program, undisturbed.
+        task_seconds: of each task of the program, undisturbed.
         host_s: what the host adds at the end of a step.
     """
     total: dict[str, float] = {}
-    op_parts = [_op_parts(op, times, second) for op, second in zip(program.ops, op_seconds, strict=True)]
+    taken = np.asarray(task_seconds)
     op_of = np.array([task.op for task in program.tasks])
     rank_of = np.array([task.rank for task in program.tasks])
     on_compute = np.array([task.stream == COMPUTE for task in program.tasks])
     of_data = np.array([dimension(program.ops[task.op]) == data.DIMENSION for task in program.tasks])
-    for op, count in enumerate(np.bincount(op_of[on_compute], minlength=len(program.ops)).tolist()):
-        for part, second in op_parts[op].items():
+    for index, op in enumerate(program.ops):
+        mine = on_compute & (op_of == index)
+        count, seconds = int(mine.sum()), float(taken[mine].sum())
+        parts = segment_parts(op, times) if isinstance(op, Segment) else {f"exposed {op.dimension}": 0.0}
+        for part, second in parts.items():
             _add(total, part, count * second)
+        waited = "launch" if isinstance(op, Segment) else f"exposed {op.dimension}"
+        _add(total, waited, seconds - count * sum(parts.values()))
     for rank in range(program.ranks):
         mine = rank_of == rank
         idle = _gaps(timeline, mine & on_compute)
@@ -72,7 +76,7 @@ def breakdown(
         _add(total, "exposed dp", exposed_data)
         _add(total, "exposed pp", exposed - exposed_data)
         _add(total, "bubble", float((idle[1] - idle[0]).sum()) - exposed)
-    stretch = timeline.end_s - timeline.start_s - np.asarray(op_seconds)[op_of]
+    stretch = timeline.end_s - timeline.start_s - taken
     _add(total, "interference", float(stretch[on_compute].sum()))
     _add(total, "host", host_s * program.ranks)
     return {part: total[part] / program.ranks for part in PARTS if total.get(part, 0.0) > 1e-12}
@@ -81,11 +85,6 @@ def breakdown(
 def dimension(op: Segment | Message) -> str:
     """Of parallelism, for a message."""
     return op.dimension if isinstance(op, Message) else ""
-
-
-def _op_parts(op: Segment | Message, times: Mapping[int, BlockTime], seconds: float) -> dict[str, float]:
-    """Of an op on the compute stream; a message there blocks computation, so all of it is exposed."""
-    return segment_parts(op, times) if isinstance(op, Segment) else {f"exposed {op.dimension}": seconds}
 
 
 def _gaps(timeline: Timeline, compute: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from calibration.cost import power
 from calibration.cost.model import CostModel
-from sim.blocks import BlockTime, launching_s
+from sim.blocks import BlockTime, gpu_s, host_s
 from sim.breakdown import breakdown
 from sim.engine import Timeline
 from sim.job import Job
@@ -36,7 +36,7 @@ class Result:
     program: Program
     prices: Mapping[Op, Price]
     times: Mapping[int, BlockTime]
-    op_seconds: Sequence[float]
+    task_seconds: Sequence[float]
     timeline: Timeline
     load: Load
     cost_model: CostModel
@@ -87,7 +87,7 @@ class Result:
     def breakdown(self) -> dict[str, float]:
         """Part -> seconds, a mean over ranks; they add up to `step_s`."""
         host_s = self.job.stack.host.step_s
-        return breakdown(self.program, self.times, self.timeline, self.op_seconds, host_s)
+        return breakdown(self.program, self.times, self.timeline, self.task_seconds, host_s)
 
     @property
     def bubble(self) -> float:
@@ -179,8 +179,10 @@ class Result:
 
     def _launching_s(self) -> float:
         """Seconds of a step that take as long as the host launches, a mean over ranks."""
-        pairs = zip(self.program.ops, runs(self.program), strict=True)
-        held = sum(often * launching_s(op, self.times) for op, often in pairs if isinstance(op, Segment))
+        launched = [host_s(op, self.times) if isinstance(op, Segment) else 0.0 for op in self.program.ops]
+        computed = [gpu_s(op, self.times) if isinstance(op, Segment) else math.inf for op in self.program.ops]
+        pairs = zip(self.program.tasks, self.task_seconds, strict=True)
+        held = sum(min(launched[task.op], taken) for task, taken in pairs if taken > computed[task.op])
         return held / self.program.ranks
 
     def _work_seconds(self) -> dict[Op, float]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from calibration.cost.model import CostModel
 from sim import contention, profiles
+from sim.ahead import task_seconds
 from sim.blocks import BlockTime, Launches, play_block, segment_s
 from sim.engine import play
 from sim.job import Job
@@ -34,9 +35,10 @@ def simulate(job: Job, cost_model: CostModel | None = None) -> Result:
         prices = slowed(prices, job.cluster.device, load.clock)
         times = block_times(job, program, prices)
     op_seconds = [_seconds(op, times, prices) for op in program.ops]
+    seconds = task_seconds(program, op_seconds, times, ahead=job.stack.host.ahead == "step")
     timeline = play(
         program.tasks,
-        [op_seconds[task.op] for task in program.tasks],
+        seconds,
         beside=(data.STREAM,),
         compute_rate=contention.compute_rate(job),
     )
@@ -45,7 +47,7 @@ def simulate(job: Job, cost_model: CostModel | None = None) -> Result:
         program=program,
         prices=prices,
         times=times,
-        op_seconds=op_seconds,
+        task_seconds=seconds,
         timeline=timeline,
         load=load,
         cost_model=model,

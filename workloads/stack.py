@@ -135,6 +135,8 @@ class Host:
     unit_s: Annotated[float, Ge(0)] = 0.0  # to gather and reduce the parameters of a unit of layers, in one pass
     step_s: Annotated[float, Ge(0)] = 0.0
     spread: Annotated[float, Ge(0)] = 0.2  # of log(measured / predicted): hosts differ, and their load
+    # How far the host keeps its lead over the GPU: within a segment, or through a step that never makes it wait
+    ahead: Literal["segment", "step"] = "segment"
     reads_counts: bool = False  # the host waits for the numbers of rows that an exchange between experts' ranks has
     blocking: bool = False  # CUDA_LAUNCH_BLOCKING=1: every launch waits for the kernel
     synchronise_s: Annotated[float, Ge(0)] = 0.0  # gap that a blocking launch leaves

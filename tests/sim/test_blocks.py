@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.blocks import BlockTime, Launches, block_tasks, counting_s, launching_s, play_block
+from sim.blocks import BlockTime, Launches, block_tasks, counting_s, gpu_s, host_s, play_block, segment_s
 from workloads.graph import COMPUTE, Block, Segment, Work
 from workloads.ops import Op, Pointwise
 from workloads.stack import Host
@@ -244,8 +244,8 @@ def test_a_count_leaves_its_wait_in_the_launches_of_a_block():
     assert counted.seconds == 9.0
 
 
-def test_a_segment_takes_its_launches_as_long_as_the_gpu_waits_for_them():
+def test_a_segment_takes_the_longer_of_its_kernels_and_its_launches():
     slow, quick = (played(block((kernel(1),)), Host(launch_s={"eager": cost})) for cost in (3.0, 0.5))
-    for time, expected in ((slow, 6.0), (quick, 0.0)):
-        segment = Segment(name="forward", blocks=((time.block, 2),))
-        assert launching_s(segment, {id(time.block): time}) == expected
+    for time, expected in ((slow, (2.0, 6.0, 6.0)), (quick, (2.0, 1.0, 2.0))):
+        segment, times = Segment(name="forward", blocks=((time.block, 2),)), {id(time.block): time}
+        assert (gpu_s(segment, times), host_s(segment, times), segment_s(segment, times)) == expected

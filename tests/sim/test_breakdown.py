@@ -160,10 +160,11 @@ def test_a_pipeline_worked_by_hand():
     host = Launches(costs=free, execution="eager", recompute="none")
     times = {id(b): play_block(b, {b.work[0].op: seconds[b.name]}, host, 1.0) for b in blocks}
     op_seconds = [2.0, 1.0, 4.0, 3.0]
-    timeline = play(program.tasks, [op_seconds[task.op] for task in program.tasks])
+    seconds = [op_seconds[task.op] for task in program.tasks]
+    timeline = play(program.tasks, seconds)
     assert timeline.seconds == 17.0
     # Idle: rank 0 from 3 to 10 and 3 s of gradients; rank 1 from 0 to 3 and from 10 to 17. Half of all for the mean.
-    assert breakdown(program, times, timeline, op_seconds, 1.0) == {
+    assert breakdown(program, times, timeline, seconds, 1.0) == {
         "forward": 2.0,
         "backward": 4.0,
         "exposed pp": 1.0,
