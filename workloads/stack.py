@@ -31,6 +31,7 @@ class Kernels:
     embedding: tuple[str, ...]
     loss: tuple[str, ...]
     softmax_fallback: tuple[str, ...] = ()  # in its place where the fused kernel does not take the number of heads
+    rope_normalised: tuple[str, ...] = ()  # in its place where queries and keys are normalised before (Qwen3)
     loss_split: tuple[str, ...] = ()  # over logits split by tensor parallelism, where that takes other kernels
     cast: tuple[str, ...] = ("cast",)  # of an input under torch.autocast, where no other kernel does it on the way
     context: tuple[str, ...] = ()  # behind attention, over its output: from heads first to tokens first

@@ -96,7 +96,8 @@ def _sums_bias(kernels: tuple[str, ...]) -> bool:
 
 def _rope(shard: Shard) -> Piece:
     columns = (shard.heads + shard.kv_heads) * shard.model.head_dim
-    return pointwise(shard, "rope", shard.kernels.rope, shard.tokens, columns)
+    normalised = shard.kernels.rope_normalised if shard.model.qk_norm else ()
+    return pointwise(shard, "rope", normalised or shard.kernels.rope, shard.tokens, columns)
 
 
 def _head_norms(shard: Shard) -> tuple[Piece, ...]:

@@ -145,6 +145,13 @@ def test_the_gradients_of_both_branches_of_a_residual_are_summed_once(fused):
     assert [kernels(piece.backward).count("add") for piece in residuals] == [1, 1]
 
 
+@pytest.mark.parametrize(("qk_norm", "kernel"), [(False, "rope_complex"), (True, "rope_eager")])
+def test_normalised_queries_may_be_rotated_by_other_kernels(qk_norm, kernel):
+    on = changed(PLAIN, kernels={"rope": ("rope_complex",), "rope_normalised": ("rope_eager",)})
+    pieces = transformer.layer(shard(model=replace(LLAMA, qk_norm=qk_norm), on=on))
+    assert [kernels(piece.forward) for piece in pieces if piece.name == "rope"] == [[kernel]]
+
+
 @pytest.mark.parametrize(("activation", "kernel"), [("relu", "relu"), ("squared_relu", "squared_relu")])
 def test_the_activation_follows_the_model(activation, kernel):
     pieces = transformer.layer(shard(model=replace(GPT, activation=activation)))
