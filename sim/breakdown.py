@@ -60,14 +60,14 @@ def breakdown(
     rank_of = np.array([task.rank for task in program.tasks])
     on_compute = np.array([task.stream == COMPUTE for task in program.tasks])
     of_data = np.array([dimension(program.ops[task.op]) == data.DIMENSION for task in program.tasks])
-    for index, op in enumerate(program.ops):
-        mine = on_compute & (op_of == index)
-        count, seconds = int(mine.sum()), float(taken[mine].sum())
-        parts = segment_parts(op, times) if isinstance(op, Segment) else {f"exposed {op.dimension}": 0.0}
+    op_parts = [segment_parts(op, times) if isinstance(op, Segment) else {} for op in program.ops]
+    beyond = taken - np.array([sum(parts.values()) for parts in op_parts])[op_of]
+    counts = np.bincount(op_of[on_compute], minlength=len(program.ops)).tolist()
+    waited = np.bincount(op_of[on_compute], beyond[on_compute], minlength=len(program.ops)).tolist()
+    for op, parts, count, seconds in zip(program.ops, op_parts, counts, waited, strict=True):
         for part, second in parts.items():
             _add(total, part, count * second)
-        waited = "launch" if isinstance(op, Segment) else f"exposed {op.dimension}"
-        _add(total, waited, seconds - count * sum(parts.values()))
+        _add(total, "launch" if isinstance(op, Segment) else f"exposed {op.dimension}", seconds)
     for rank in range(program.ranks):
         mine = rank_of == rank
         idle = _gaps(timeline, mine & on_compute)

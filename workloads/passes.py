@@ -50,16 +50,14 @@ class Passes:
     @property
     def overlaps_gradients(self) -> bool:
         """Whether gradients are reduced beside the backward pass."""
-        shard = self.blocks.shard
-        how = shard.stack.overlap.gradients
-        beside = how == "backward" or (how == "without-pipeline" and shard.layout.pp == 1)
-        return shard.layout.data_ranks > 1 and (beside or shard.layout.zero == 3)
+        how = self.shard.stack.overlap.gradients
+        beside = how == "backward" or (how == "without-pipeline" and self.layout.pp == 1)
+        return self.layout.data_ranks > 1 and (beside or self.layout.zero == 3)
 
     @property
     def gathers_ahead(self) -> bool:
         """Whether ZeRO 1 and 2 gather parameters beside the first forward pass."""
-        shard = self.blocks.shard
-        return shard.layout.zero in (1, 2) and shard.layout.shards > 1 and shard.stack.overlap.parameters
+        return self.layout.zero in (1, 2) and self.layout.shards > 1 and self.shard.stack.overlap.parameters
 
     def _forward(self, slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:
         units = self.units[slot.chunk]

@@ -9,6 +9,7 @@ Experts are spread over `ep` of the data-parallel ranks, so every ep-th of these
 from typing import NamedTuple
 
 from workloads.graph import Message
+from workloads.layout import Layout
 from workloads.ops import DTYPE_BYTES, Collective, CollectiveKind
 from workloads.parameters import Parameters
 from workloads.shard import Shard
@@ -25,11 +26,9 @@ def gradient_dtype(shard: Shard) -> str:
 
 def reduce_gradients(shard: Shard, parameters: Parameters) -> Message | None:
     """Sum the gradients of one rank's parameters over the replicas; None where each is the only one of its kind."""
-    layout = shard.layout
     if shard.training.task == "lora":
         return None
-    dense = _Replicas(layout.data_ranks, layout.shards, layout.tp)
-    experts = _Replicas(layout.expert_data_ranks, layout.expert_shards, layout.expert_tp * layout.ep)
+    dense, experts = _replicas(shard.layout)
     return _message(*_reduced(shard, parameters.dense, dense), *_reduced(shard, parameters.experts, experts))
 
 
@@ -39,6 +38,12 @@ class _Replicas(NamedTuple):
     ranks: int
     shards: int
     stride: int
+
+
+def _replicas(layout: Layout) -> tuple[_Replicas, _Replicas]:
+    """Of dense parameters, and of experts."""
+    dense = _Replicas(layout.data_ranks, layout.shards, layout.tp)
+    return dense, _Replicas(layout.expert_data_ranks, layout.expert_shards, layout.expert_tp * layout.ep)
 
 
 def _reduced(shard: Shard, parameters: float, over: _Replicas) -> tuple[Collective, ...]:
@@ -62,20 +67,18 @@ def gathered_bytes(shard: Shard, parameters: float, matrices: float = 0.0) -> fl
 
 def gather_parameters(shard: Shard, parameters: Parameters, matrices: float = 0.0) -> Message | None:
     """Collect parameters that ZeRO has sharded; None where it shards none. `matrices` as in `gathered_bytes`."""
-    layout = shard.layout
-    dense = gathered_bytes(shard, parameters.dense, matrices)
-    experts = gathered_bytes(shard, parameters.experts)
+    dense, experts = _replicas(shard.layout)
     return _message(
-        *_gathered(shard, dense, layout.shards, layout.tp),
-        *_gathered(shard, experts, layout.expert_shards, layout.expert_tp * layout.ep),
+        *_gathered(shard, gathered_bytes(shard, parameters.dense, matrices), dense),
+        *_gathered(shard, gathered_bytes(shard, parameters.experts), experts),
     )
 
 
-def _gathered(shard: Shard, size: float, ranks: int, stride: int) -> tuple[Collective, ...]:
-    if ranks == 1 or not size:
+def _gathered(shard: Shard, size: float, over: _Replicas) -> tuple[Collective, ...]:
+    if over.shards == 1 or not size:
         return ()
     dtype = shard.precision.activation
-    return (Collective(op="all_gather", bytes=size, ranks=ranks, stride=stride, dtype=dtype),)
+    return (Collective(op="all_gather", bytes=size, ranks=over.shards, stride=over.stride, dtype=dtype),)
 
 
 def _message(*ops: Collective) -> Message | None:

@@ -42,15 +42,12 @@ def row(shard: Shard, piece: Piece) -> Piece:
         return piece
     if not shard.layout.sequence_parallel:
         return replace(piece, forward=(*piece.forward, _collective(shard, "all_reduce")))
+    dtype = _gathered_dtype(shard)
+    scatter, gather = _collective(shard, "reduce_scatter"), _collective(shard, "all_gather", dtype)
     return replace(
         piece,
-        forward=_beside(shard, _collective(shard, "reduce_scatter"), (*piece.forward, *_copies(shard)), before=False),
-        backward=_beside(
-            shard,
-            _collective(shard, "all_gather", _gathered_dtype(shard)),
-            (*_copies(shard, _gathered_dtype(shard)), *piece.backward),
-            before=True,
-        ),
+        forward=_beside(shard, scatter, (*piece.forward, *_copies(shard)), before=False),
+        backward=_beside(shard, gather, (*_copies(shard, dtype), *piece.backward), before=True),
         output_bytes=piece.output_bytes / shard.layout.tp,
     )
 
