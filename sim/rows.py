@@ -1,19 +1,20 @@
 """A row of the step-time table -> a job. The columns are those of published runs; blanks mean the usual."""
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from hardware import catalog as hardware
 from hardware.types import Cluster
 from sim.catalog import stack, stacks
+from sim.cells import SkippedRowError, positive, whole
 from sim.job import Job
+from sim.memory import peak_memory
+from sim.row_model import model_of
 from workloads.errors import WorkloadError, unknown
 from workloads.layout import Layout, Training
-from workloads.model import Model, check
 from workloads.stack import Stack
 
 REQUIRED = (
@@ -41,117 +42,124 @@ REQUIRED = (
     "recompute",
     "missing_inputs",
 )
-# A source that leaves these open leaves the step time open; the usual network of a system is close enough.
-NEEDED_INPUTS = ("recompute", "zero_stage_or_fsdp", "vocab")
-COVERED = ("gpt", "llama", "moe", "bert")
+# What is tried, in this order, where a source does not say what was run again.
+RECOMPUTE = ("none", "selective", "full")
 UNSTATED_STACK = "megatron-lm-2022"
 NVL72_GPUS = 72
-MAY_BE_ZERO = ("zero", "zero_group", "experts", "topk")
 Row = Mapping[str, str]
 
 
-class SkippedRowError(Exception):
-    """A row that cannot be simulated; the message says why."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """A job, and what its source leaves open as it was filled in: `recompute = none`, `zero = 1`."""
+
+    job: Job
+    assumed: tuple[str, ...]
 
 
-def job_of(row: Row) -> Job:
-    """The job that a row describes; raises SkippedRowError with the reason if it is not one."""
-    _refuse(row)
+def described(row: Row) -> Described:
+    """The job that a row describes; raises SkippedRowError with the reason if it is not one.
+
+    Where the source does not say (`missing_inputs`), ZeRO is the stack's usual one and recomputation the least that
+    fits into the memory of the device. Nothing is chosen by what was measured.
+    """
     try:
-        tp = _int(row, "tp", 1)
-        return Job(
-            model=_model(row),
-            cluster=_cluster(row),
-            training=_training(row),
-            layout=_layout(row, tp),
-            stack=_stack(row),
-            execution=row.get("execution") or "",
-            attention=row.get("attention") or "",
-        )
+        return _described(row)
     except (ValueError, KeyError) as error:
         raise SkippedRowError(str(error)) from error
 
 
-def _refuse(row: Row) -> None:
-    if row["family"] not in COVERED:
-        raise SkippedRowError(f"family {row['family']!r} is not simulated; covered: {', '.join(COVERED)}")
-    missing = [name for name in row["missing_inputs"].split(";") if name in NEEDED_INPUTS]
-    if missing:
-        raise SkippedRowError(f"the source does not give {', '.join(missing)}")
+def job_of(row: Row) -> Job:
+    """The job of `described`."""
+    return described(row).job
+
+
+def _described(row: Row) -> Described:
+    open_inputs = _open_inputs(row)
+    made = _stack(row)
+    if "zero_stage_or_fsdp" in open_inputs:
+        row = {**row, "zero": str(made.zero)}
+    job = Job(
+        model=model_of(row),
+        cluster=_cluster(row),
+        training=_training(row),
+        layout=_layout(row, whole(row, "tp", 1)),
+        stack=made,
+        execution=row.get("execution") or "",
+        attention=row.get("attention") or "",
+    )
+    if "recompute" in open_inputs:
+        job = _least_that_fits(job)
+    filled = {"zero_stage_or_fsdp": f"zero = {job.layout.zero}", "recompute": f"recompute = {job.training.recompute}"}
+    return Described(job=job, assumed=tuple(words for name, words in filled.items() if name in open_inputs))
+
+
+def _open_inputs(row: Row) -> frozenset[str]:
+    """What the source leaves open and the step time depends on; the usual network of a system is close enough."""
+    named = row["missing_inputs"].split(";")
+    if "vocab" in named:
+        raise SkippedRowError("the source does not give vocab")
     if row.get("task") == "single layer":
         raise SkippedRowError("a single layer, not a step")
-    if row["stack"] and row["stack"] not in stacks():
-        raise SkippedRowError(unknown("stack", row["stack"], stacks()))
+    cells = {"recompute": row["recompute"], "zero_stage_or_fsdp": row["zero"] or ("lora" if _adapters(row) else "")}
+    return frozenset(name for name, cell in cells.items() if name in named and not cell)
 
 
-def _model(row: Row) -> Model:
-    llama, bert = row["family"] in ("llama", "moe"), row["family"] == "bert"
-    heads, hidden = _int(row, "heads"), _int(row, "hidden")
-    model = Model(
-        name=row.get("model") or row["id"],
-        family="llama" if llama else "bert" if bert else "gpt",
-        layers=_int(row, "layers"),
-        hidden=hidden,
-        ffn=_int(row, "ffn"),
-        heads=heads,
-        kv_heads=_int(row, "kv_heads", heads),
-        head_dim=hidden // heads,
-        vocab=_int(row, "vocab"),
-        gated=llama,
-        norm="rms_norm" if llama else "layer_norm",
-        biases="none" if llama else "all",
-        tied_embeddings=not llama,
-        positions="rope" if llama else "learned",
-        max_positions=_int(row, "seq_len"),
-        activation="silu" if llama else "gelu",
-        qk_norm=row.get("qk_norm") == "yes",
-        embedding_norm=bert,
-        experts=_int(row, "experts", 0),
-        topk=_int(row, "topk", 0),
+def _least_that_fits(job: Job) -> Job:
+    for recompute in RECOMPUTE:
+        tried = replace(job, training=replace(job.training, recompute=recompute))
+        if peak_memory(tried.shard(), job.cluster.device.memory_bytes).fits:
+            return tried
+    raise SkippedRowError(
+        "the source does not give recompute, and not even with all of it does the job fit into memory"
     )
-    if faults := check(model):
-        raise WorkloadError(model.name, faults)
-    return model
+
+
+def _adapters(row: Row) -> bool:
+    """Whether only adapters are trained."""
+    return row["zero"] == "lora" or (row.get("task") or "").lower() == "lora"
 
 
 def _training(row: Row) -> Training:
     return Training(
-        seq_len=_int(row, "seq_len"),
-        global_batch=_int(row, "global_batch"),
-        micro_batch=_int(row, "micro_batch"),
+        seq_len=whole(row, "seq_len"),
+        global_batch=whole(row, "global_batch"),
+        micro_batch=whole(row, "micro_batch"),
         precision=row["precision"],
         recompute=row["recompute"] or "none",
-        task="lora" if row["zero"] == "lora" else "pretrain",
+        task="lora" if _adapters(row) else "pretrain",
     )
 
 
 def _layout(row: Row, tp: int) -> Layout:
-    pp, cp = _int(row, "pp", 1), _int(row, "cp", 1)
-    dp, rest = divmod(_int(row, "gpus"), tp * pp * cp)
+    pp, cp = whole(row, "pp", 1), whole(row, "cp", 1)
+    dp, rest = divmod(whole(row, "gpus"), tp * pp * cp)
     if rest:
         raise SkippedRowError(f"{row['gpus']} GPUs are not divisible by tp x pp x cp = {tp * pp * cp}")
-    zero = 0 if row["zero"] in ("", "lora") else _int(row, "zero")
+    zero = 0 if row["zero"] in ("", "lora") else whole(row, "zero")
     usual = stack(row["stack"]).sequence_parallel if row["stack"] else False
     sequence_parallel = row.get("sequence_parallel") or ("yes" if usual else "no")
     if sequence_parallel not in ("yes", "no"):
         raise SkippedRowError(f"sequence_parallel = {sequence_parallel!r}: yes or no is needed")
-    if row.get("dp") and _int(row, "dp") != dp:
+    if row.get("dp") and whole(row, "dp") != dp:
         raise SkippedRowError(f"dp = {row['dp']} contradicts gpus / (tp x pp x cp) = {dp}")
     return Layout(
         dp=max(dp, 1),
         tp=tp,
         pp=pp,
-        vp=_int(row, "vp", 1),
+        vp=whole(row, "vp", 1),
         cp=cp,
-        ep=_int(row, "ep", 1),
+        ep=whole(row, "ep", 1),
         zero=zero,
-        zero_group=_int(row, "zero_group", 0) if zero else 0,
+        zero_group=whole(row, "zero_group", 0) if zero else 0,
         sequence_parallel=sequence_parallel == "yes" and tp > 1,
     )
 
 
 def _stack(row: Row) -> Stack:
     """The stack of the row, less the overlap that its source says was off."""
+    if row["stack"] and row["stack"] not in stacks():
+        raise SkippedRowError(unknown("stack", row["stack"], stacks()))
     found, words = stack(row["stack"] or UNSTATED_STACK), (row.get("overlap") or "").lower()
     off: dict[str, Any] = {}
     if _is_off("tp", words):
@@ -171,7 +179,7 @@ def _is_off(what: str, words: str) -> bool:
 
 def _cluster(row: Row) -> Cluster:
     """Full nodes of the device, joined as the row says."""
-    gpus, per_node = _int(row, "gpus"), _int(row, "gpus_per_node")
+    gpus, per_node = whole(row, "gpus"), whole(row, "gpus_per_node")
     gbit_per_s = positive(row, "inter_node_gbit_per_s")
     return _cluster_of(row["device"], row["fabric"], per_node, -(-gpus // per_node), gbit_per_s)
 
@@ -194,28 +202,3 @@ def _cluster_of(device: str, fabric: str, per_node: int, nodes: int, gbit_per_s:
         scale_out_bytes_per_s=gbit_per_s * 1e9 / 8,
         source="table of runs",
     )
-
-
-def _int(row: Row, key: str, default: int | None = None) -> int:
-    """A whole number of at least 1, or the default where the cell is blank."""
-    text = row.get(key) or ""
-    if not text and default is not None:
-        return default
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1 and not (key in MAY_BE_ZERO and text == "0"):
-        raise SkippedRowError(f"{key} = {text!r}: a whole number of 1 or more is needed")
-    return value
-
-
-def positive(row: Row, key: str) -> float:
-    """A finite number above zero; raises SkippedRowError."""
-    try:
-        value = float(row.get(key) or "")
-    except ValueError:
-        value = math.nan
-    if not 0.0 < value < math.inf:
-        raise SkippedRowError(f"{key} = {row.get(key)!r}: a positive number is needed")
-    return value

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from hardware.descriptor import DescriptorError
 from sim import error_figures, sweeps
+from sim.cells import SkippedRowError, positive
 from sim.error_figures import Record
 from sim.repeats import repeats
 from sim.result import Result
-from sim.rows import REQUIRED, Row, SkippedRowError, job_of, positive
+from sim.rows import REQUIRED, Row, described
 from sim.step import simulate
 
 GIB = 2.0**30
@@ -101,19 +102,21 @@ def compare(row: Row) -> Record:
         "predicted_s": None,
         "error": None,
         "skipped": None,
+        "assumed": [],
     }
     try:
         record["measured_s"] = measured_s(row)
         memory_bytes = positive(row, "memory_gb") * GIB if row.get("memory_gb") else None
-        job = job_of(row)
-        record["parameters"] = job.model.parameters
-        result = simulate(job)
+        found = described(row)
+        record["parameters"] = found.job.model.parameters
+        record["assumed"] = list(found.assumed)
+        result = simulate(found.job)
     except (SkippedRowError, ValueError) as error:
         return record | {"skipped": str(error)}
-    found = record | _step(record, result) | _memory(row, memory_bytes, result)
-    if record["measured_s"] is None and "memory_error" not in found and "ran" not in found:
-        return found | {"skipped": "the table gives neither a step time nor memory"}
-    return found
+    record |= _step(record, result) | _memory(row, memory_bytes, result)
+    if record["measured_s"] is None and "memory_error" not in record and "ran" not in record:
+        return record | {"skipped": "the table gives neither a step time nor memory"}
+    return record
 
 
 def measured_s(row: Row) -> float | None:

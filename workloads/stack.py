@@ -167,6 +167,7 @@ class Stack:
     keeps_gathered: bool = False  # with sequence parallelism, gathered inputs are kept and not gathered again
     gathers_narrow_inputs: bool = False  # with sequence parallelism, fp8 casts with one scale come before all-gathers
     sequence_parallel: bool = False  # whether tp > 1 brings it by default
+    zero: Annotated[int, Ge(0)] = 0  # the usual stage, for runs whose source does not give it
     dropout: bool = True  # whether GPT and BERT models are trained with it
     reduces_each: bool = False  # each linear layer sums its data gradient over tp, also where two read the same input
     ends_recomputed: bool = False  # full recomputation runs embedding and head again too

@@ -73,6 +73,7 @@ def report(found: Validation, *, rows: bool, account: Row | None) -> Iterator[Re
         yield rows_table(found.rows)
     else:
         yield from _skipped_lines(found.rows)
+        yield from _assumed_lines(found.rows)
         yield Text(f"{len(found.rows):,} rows; --rows shows them", "dim")
 
 
@@ -141,7 +142,9 @@ def rows_table(rows: Sequence[Row]) -> Table:
     """Measured and predicted, or why not; memory and whether it fits where the table of runs has them."""
     memory = any(row.get("measured_memory_bytes") for row in rows)
     fits = any("fits" in row for row in rows)
+    assumed = any(row["assumed"] for row in rows)
     columns = [*(["GiB", "predicted"] if memory else []), *(["ran", "fits"] if fits else [])]
+    columns += ["assumed"] if assumed else []
     made = table("id", "source", "measured", "predicted", "error", *columns, left=2)
     for row in rows:
         if row.get("skipped"):
@@ -152,6 +155,8 @@ def rows_table(rows: Sequence[Row]) -> Table:
             cells += [_gib(row.get("measured_memory_bytes")), _gib(row.get("predicted_memory_bytes"))]
         if fits:
             cells += [cell(row.get("ran")), cell(row.get("fits"))]
+        if assumed:
+            cells.append(cell(row["assumed"]))
         made.add_row(str(row["id"]), str(row["source"]), *cells)
     return made
 
@@ -160,6 +165,8 @@ def cell(value: object) -> str:
     """A figure for people: shares as per cent."""
     if isinstance(value, float):
         return units.percent(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -189,13 +196,24 @@ def _has(key: str) -> Any:
 
 def _skipped_lines(rows: Sequence[Row]) -> Iterator[RenderableType]:
     """Every reason, with the first rows that it holds for."""
-    reasons: dict[str, list[str]] = {}
-    for row in rows:
-        if row["skipped"]:
-            reasons.setdefault(row["skipped"], []).append(str(row["id"]))
-    for reason, ids in reasons.items():
+    skipped = [(str(row["skipped"]), str(row["id"])) for row in rows if row["skipped"]]
+    yield from (Text(f"skipped {ids}: {reason}", "dim") for reason, ids in _by_words(skipped))
+
+
+def _assumed_lines(rows: Sequence[Row]) -> Iterator[RenderableType]:
+    """What sources leave open and how it was filled in, with the first rows."""
+    assumed = [(words, str(row["id"])) for row in rows for words in row["assumed"]]
+    yield from (Text(f"assumed {words}: {ids}", "dim") for words, ids in _by_words(assumed))
+
+
+def _by_words(pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Words, and the first of the rows that share them."""
+    groups: dict[str, list[str]] = {}
+    for words, row in pairs:
+        groups.setdefault(words, []).append(row)
+    for words, ids in groups.items():
         more = f" and {len(ids) - MOST_IDS:,} more" if len(ids) > MOST_IDS else ""
-        yield Text(f"skipped {', '.join(ids[:MOST_IDS])}{more}: {reason}", "dim")
+        yield words, ", ".join(ids[:MOST_IDS]) + more
 
 
 def _scaled(part: str, factor: float) -> str:

@@ -11,7 +11,7 @@ from sim.validate import Validation
 Row = Mapping[str, Any]
 
 FACTOR = 1.2  # of the dotted lines beside the diagonal
-ROWS = ("id", "source", "device", "stack", "measured_s", "predicted_s", "error", "skipped")
+ROWS = ("id", "source", "device", "stack", "measured_s", "predicted_s", "error", "assumed", "skipped")
 STYLE = (
     "body{font:14px sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0}"
     "td,th{padding:2px 8px;text-align:right;border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}"

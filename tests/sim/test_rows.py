@@ -5,8 +5,12 @@ from dataclasses import asdict
 
 import pytest
 
+from sim.cells import SkippedRowError
 from sim.job import Job
-from sim.rows import COVERED, NVL72_GPUS, REQUIRED, UNSTATED_STACK, SkippedRowError, job_of
+from sim.memory import peak_memory
+from sim.row_model import FAMILIES
+from sim.rows import NVL72_GPUS, REQUIRED, UNSTATED_STACK, described, job_of
+from workloads.catalog import model as catalogued
 from workloads.errors import WorkloadError
 
 # A run of a small GPT on two nodes of A100.
@@ -139,12 +143,57 @@ def test_what_a_source_says_was_not_overlapped_is_not(words, off):
 @pytest.mark.parametrize("family", ["mla-moe", "", "GPT"])
 def test_a_family_that_is_not_covered_is_skipped(family):
     assert "is not simulated" in reason(family=family)
-    assert all(known in reason(family=family) for known in COVERED)
+    assert all(known in reason(family=family) for known in FAMILIES)
 
 
-@pytest.mark.parametrize("missing", ["recompute", "vocab", "zero_stage_or_fsdp"])
-def test_a_run_that_its_source_leaves_open_is_skipped(missing):
-    assert reason(missing_inputs=f"inter_node;{missing}") == f"the source does not give {missing}"
+# Llama 2 70B on 16 H100s without a recomputation that is told: 70 GB of weights, gradients and optimizer each.
+LARGE = {
+    **{"device": "h100-sxm", "family": "llama", "stack": "megatron-core", "layers": "80", "hidden": "8192"},
+    **{"ffn": "28672", "heads": "64", "kv_heads": "8", "vocab": "32000", "seq_len": "4096", "precision": "bf16"},
+    **{"tp": "4", "pp": "4", "global_batch": "8", "micro_batch": "1"},
+    **{"recompute": "", "missing_inputs": "recompute"},
+}
+
+
+def test_recomputation_that_a_source_leaves_open_is_the_least_that_fits():
+    roomy, tight = described(ROW | LARGE | {"gpus": "64", "zero": "1"}), described(ROW | LARGE | {"device": "h200-sxm"})
+    assert roomy.assumed == tight.assumed == ("recompute = none",)
+    fuller = described(ROW | LARGE | {"gpus": "64", "zero": "1", "micro_batch": "2", "seq_len": "16384"})
+    assert fuller.assumed == ("recompute = full",)
+    assert fuller.job.training.recompute == "full"
+    assert peak_memory(fuller.job.shard(), fuller.job.cluster.device.memory_bytes).fits
+
+
+def test_a_job_that_fits_with_no_recomputation_at_all_is_skipped():
+    assert "not even with all of it" in reason(**(LARGE | {"pp": "1"}))
+
+
+def test_a_stage_of_zero_that_a_source_leaves_open_is_the_stack_s_usual_one():
+    found = described(ROW | {"stack": "torchtitan", "zero": "", "missing_inputs": "zero_stage_or_fsdp"})
+    assert (found.job.layout.zero, found.assumed) == (3, ("zero = 3",))
+
+
+def test_an_input_that_is_there_after_all_is_taken():
+    found = described(ROW | {"recompute": "full", "missing_inputs": "recompute;zero_stage_or_fsdp"})
+    assert (found.job.training.recompute, found.job.layout.zero, found.assumed) == ("full", 0, ())
+
+
+def test_adapters_need_no_stage_of_zero():
+    found = described(ROW | {"task": "LoRA", "zero": "", "missing_inputs": "zero_stage_or_fsdp"})
+    assert (found.job.training.task, found.assumed) == ("lora", ())
+
+
+def test_a_vocabulary_is_not_assumed():
+    assert reason(missing_inputs="inter_node;vocab") == "the source does not give vocab"
+
+
+def test_a_model_of_the_catalogue_says_what_a_row_has_no_column_for():
+    """Qwen3 30B: heads of 128 columns where hidden / heads is 64; half of its layers."""
+    known = catalogued("qwen3-30b-a3b")
+    shape = {"hidden": "2048", "ffn": "768", "heads": "32", "kv_heads": "4", "vocab": "151936", "topk": "8"}
+    found = job(family="moe", layers="24", experts="128", **shape).model
+    assert (found.head_dim, found.qk_norm, found.layers) == (known.head_dim, True, 24)
+    assert job(family="moe", layers="24", experts="64", **shape).model.head_dim == 64
 
 
 def test_what_hardly_matters_may_be_missing():

@@ -72,13 +72,19 @@ def test_no_row_is_dropped_in_silence(path):
         row(id="device", device="h900"),
         row(id="number", layers="many"),
         row(id="degree", tp="3", gpus="6"),
-        row(id="open", missing_inputs="recompute"),
+        row(id="open", missing_inputs="vocab"),
     ]
     found = validate_table(table(path, *rows)).rows
     assert [one["id"] for one in found] == [one["id"] for one in rows]
     assert [one["id"] for one in found if one["skipped"] is None] == ["good"]
     assert all((one["predicted_s"] is None) == (one["skipped"] is not None) for one in found)
     assert all(one["skipped"] for one in found[1:])
+
+
+def test_what_was_assumed_is_said():
+    found = compare(row(recompute="", zero="", missing_inputs="recompute;zero_stage_or_fsdp"))
+    assert found["assumed"] == ["zero = 0", "recompute = none"]
+    assert compare(row())["assumed"] == []
 
 
 def test_skipped_rows_are_counted(path):

@@ -1,0 +1,77 @@
+"""The model of a row of runs: one of the catalogue where the sizes are its own, otherwise the usual of its family."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+
+from sim.cells import SkippedRowError, whole
+from workloads.catalog import model as catalogued
+from workloads.catalog import models
+from workloads.errors import WorkloadError
+from workloads.model import Biases, Family, Model, check
+
+# Row family -> that of the model.
+FAMILIES: Mapping[str, Family] = {"gpt": "gpt", "llama": "llama", "moe": "llama", "bert": "bert"}
+
+Sizes = tuple[str | int, ...]
+
+
+def model_of(row: Mapping[str, str]) -> Model:
+    """The model that a row describes; raises WorkloadError or SkippedRowError.
+
+    Tables of runs have no column for the size of a head, for biases and for the norm of queries and keys. A model of
+    the catalogue with the same sizes answers that, whatever the row calls it and however many layers ran. Embeddings
+    stay the family's: trainers do not tie them wherever the published weights are tied.
+    """
+    if row["family"] not in FAMILIES:
+        raise SkippedRowError(f"family {row['family']!r} is not simulated; covered: {', '.join(FAMILIES)}")
+    model = _usual(row)
+    if found := _by_sizes().get(_sizes(model)):
+        model = replace(model, head_dim=found[0], biases=found[1], qk_norm=found[2])
+    if row.get("qk_norm"):
+        model = replace(model, qk_norm=row["qk_norm"] == "yes")
+    if faults := check(model):
+        raise WorkloadError(model.name, faults)
+    return model
+
+
+def _usual(row: Mapping[str, str]) -> Model:
+    """Of the family: GPT-2, Llama or the original BERT, in the sizes of the row."""
+    family = FAMILIES[row["family"]]
+    llama = family == "llama"
+    heads, hidden = whole(row, "heads"), whole(row, "hidden")
+    return Model(
+        name=row.get("model") or row["id"],
+        family=family,
+        layers=whole(row, "layers"),
+        hidden=hidden,
+        ffn=whole(row, "ffn"),
+        heads=heads,
+        kv_heads=whole(row, "kv_heads", heads),
+        head_dim=hidden // heads,
+        vocab=whole(row, "vocab"),
+        gated=llama,
+        norm="rms_norm" if llama else "layer_norm",
+        biases="none" if llama else "all",
+        tied_embeddings=not llama,
+        positions="rope" if llama else "learned",
+        max_positions=whole(row, "seq_len"),
+        activation="silu" if llama else "gelu",
+        embedding_norm=family == "bert",
+        experts=whole(row, "experts", 0),
+        topk=whole(row, "topk", 0),
+    )
+
+
+@cache
+def _by_sizes() -> Mapping[Sizes, tuple[int, Biases, bool]]:
+    """Of the catalogue: sizes -> head_dim, biases and qk_norm, less those in which models of the same sizes differ."""
+    found: dict[Sizes, set[tuple[int, Biases, bool]]] = {}
+    for model in map(catalogued, models()):
+        found.setdefault(_sizes(model), set()).add((model.head_dim, model.biases, model.qk_norm))
+    return {sizes: alike.pop() for sizes, alike in found.items() if len(alike) == 1}
+
+
+def _sizes(model: Model) -> Sizes:
+    shape = model.hidden, model.ffn, model.heads, model.kv_heads, model.vocab
+    return model.family, *shape, model.experts, model.topk
