@@ -71,7 +71,8 @@ def kriged(features: Matrix, groups: NDArray[np.intp], target: Floats, covarianc
     """Weights with which the measured rows predict `target`."""
     places, members = _places(features), groups.astype(np.int32)
     matrix = _covariances(covariance, places, members, places, members)
-    weights = np.linalg.solve(matrix + covariance.noise * np.eye(len(target)), target).astype(np.float64)
+    matrix[np.diag_indices_from(matrix)] += covariance.noise
+    weights = np.linalg.solve(matrix, target).astype(np.float64)
     return Kriging(covariance=covariance, places=places, groups=members, weights=weights)
 
 
@@ -82,12 +83,18 @@ def _places(features: Matrix) -> Floats:
 
 
 def _covariances(covariance: Covariance, a: Floats, a_groups: Any, b: Floats, b_groups: Any) -> Floats:
-    squares = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1)[None] - 2 * a @ b.T
-    distance = np.sqrt(np.maximum(squares, 0.0)) / covariance.stretch
-    same = a_groups[:, None] == b_groups[None]
-    own = covariance.level + covariance.own * _matern(distance / covariance.reach)
-    found: Floats = covariance.shared * _matern(distance) + same * own
+    found = covariance.shared * _matern(_distances(a, b) / covariance.stretch)
+    for group in np.intersect1d(a_groups, b_groups):
+        rows, columns = np.flatnonzero(a_groups == group), np.flatnonzero(b_groups == group)
+        apart = _distances(a[rows], b[columns]) / (covariance.stretch * covariance.reach)
+        found[np.ix_(rows, columns)] += covariance.level + covariance.own * _matern(apart)
     return found
+
+
+def _distances(a: Floats, b: Floats) -> Floats:
+    squares = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1)[None] - 2 * a @ b.T
+    distances: Floats = np.sqrt(np.maximum(squares, 0.0))
+    return distances
 
 
 def _matern(distance: Floats) -> Floats:
