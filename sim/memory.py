@@ -19,6 +19,7 @@ from workloads.stage import (
     chunk_kept_bytes,
     chunk_parameters,
     end_parameters,
+    kinds,
     layer_kept_bytes,
     layer_parameters,
     stage_chunks,
@@ -161,12 +162,16 @@ def most_kept(order: Iterable[Slot], kept: list[float]) -> float:
 
 def _temporary_bytes(blocks: Blocks, chunks: tuple[Chunk, ...]) -> float:
     """The larger of a layer's backward pass and the loss."""
-    layer = blocks.layer
-    gradients = 2 * max(piece.output_bytes for piece in layer)
-    everything = sum(piece.saved_bytes for piece in layer)
-    again = everything - min(layer_kept_bytes(blocks, recomputed=chunk.recomputed > 0) for chunk in chunks)
+    layers = [_layer_bytes(kind, chunk) for chunk in chunks for kind, _ in kinds(blocks, chunk)]
     loss = _loss_bytes(blocks) if any(chunk.last for chunk in chunks) else 0.0
-    return max(gradients + max(again, 0.0), loss)
+    return max(*layers, loss, 0.0)
+
+
+def _layer_bytes(blocks: Blocks, chunk: Chunk) -> float:
+    """Of a layer's backward pass: gradients on their way through, and what is made again for it."""
+    gradients = 2 * max(piece.output_bytes for piece in blocks.layer)
+    everything = sum(piece.saved_bytes for piece in blocks.layer)
+    return gradients + max(everything - layer_kept_bytes(blocks, recomputed=chunk.recomputed > 0), 0.0)
 
 
 def _loss_bytes(blocks: Blocks) -> float:
@@ -201,7 +206,8 @@ def _reduced_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> float:
 
 def _units(shard: Shard, chunks: tuple[Chunk, ...]) -> tuple[float, float]:
     """Parameters of a layer, and of the largest unit: a layer, the embedding or the head."""
-    layer = layer_parameters(shard).total
+    found = (kind.shard for chunk in chunks for kind, _ in kinds(Blocks(shard=shard), chunk))
+    layer = max((layer_parameters(each).total for each in found), default=0.0)
     ends = (_end_parameters(shard, chunk) for chunk in chunks)
     return layer, max(layer, *ends)
 

@@ -10,8 +10,13 @@ from workloads.catalog import models
 from workloads.errors import WorkloadError
 from workloads.model import Biases, Family, Model, check
 
+LATENT = "mla-moe"  # latent attention and experts
+
 # Row family -> that of the model.
-FAMILIES: Mapping[str, Family] = {"gpt": "gpt", "llama": "llama", "moe": "llama", "bert": "bert"}
+FAMILIES: Mapping[str, Family] = {
+    **{"gpt": "gpt", "llama": "llama", "bert": "bert"},
+    **{"moe": "llama", LATENT: "llama"},
+}
 
 Sizes = tuple[str | int, ...]
 
@@ -21,17 +26,31 @@ def model_of(row: Mapping[str, str]) -> Model:
 
     Tables of runs have no column for the size of a head, for biases and for the norm of queries and keys. A model of
     the catalogue with the same sizes answers that, whatever the row calls it and however many layers ran. Embeddings
-    stay the family's: trainers do not tie them wherever the published weights are tied.
+    stay the family's: trainers do not tie them wherever the published weights are tied. Latent attention, shared
+    experts and dense first layers have no columns at all: only a model of the catalogue has them.
     """
     if row["family"] not in FAMILIES:
         raise SkippedRowError(f"family {row['family']!r} is not simulated; covered: {', '.join(FAMILIES)}")
     model = _usual(row)
+    if row["family"] == LATENT:
+        return _latent(model)
     if found := _by_sizes().get(_sizes(model)):
         model = replace(model, head_dim=found[0], biases=found[1], qk_norm=found[2])
     if row.get("qk_norm"):
         model = replace(model, qk_norm=row["qk_norm"] == "yes")
     if faults := check(model):
         raise WorkloadError(model.name, faults)
+    return model
+
+
+def _latent(row: Model) -> Model:
+    """The model of the catalogue that has the sizes of a row, in as many layers."""
+    alike = [each for each in map(catalogued, models()) if each.kv_rank and _sizes(each) == _sizes(row)]
+    if not alike:
+        raise SkippedRowError(f"family {LATENT!r} has more sizes than its row, and no model of the catalogue fits it")
+    model = replace(alike[0], layers=row.layers, max_positions=row.max_positions)
+    if faults := check(model):
+        raise WorkloadError(row.name, faults)
     return model
 
 

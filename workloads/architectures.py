@@ -29,6 +29,7 @@ class Traits(NamedTuple):
 
 
 MISTRAL = Traits("llama", "rms_norm", "none", "rope", "silu", tied=False, gated=True, kv_heads_given=True)
+DEEPSEEK = MISTRAL._replace(experts=True, kv_heads_given=False, head_dim=1)  # the size of a head follows from its parts
 QWEN_3 = MISTRAL._replace(head_dim=128, qk_norm=True)
 
 # By `model_type`; sources are the configuration and modelling files of the transformers library (4.x).
@@ -56,6 +57,9 @@ ARCHITECTURES: Mapping[str, Traits] = {
     "qwen3": QWEN_3,
     "mixtral": MISTRAL._replace(experts=True),
     "qwen3_moe": QWEN_3._replace(experts=True),
+    "deepseek_v2": DEEPSEEK,
+    "deepseek_v3": DEEPSEEK,
+    "kimi_k2": DEEPSEEK,
     "gemma": Traits(
         "llama",
         "rms_norm",
@@ -88,6 +92,8 @@ CLASSES = {
     "Qwen3": "qwen3",
     "Mixtral": "mixtral",
     "Qwen3Moe": "qwen3_moe",
+    "DeepseekV2": "deepseek_v2",
+    "DeepseekV3": "deepseek_v3",
     "Gemma": "gemma",
     "Bert": "bert",
     "MegatronBert": "megatron-bert",
@@ -104,7 +110,7 @@ KEYS = {
     "vocab": ("vocab_size",),
     "max_positions": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx"),
     "activation": ("hidden_act", "activation_function"),
-    "experts": ("num_local_experts", "num_experts"),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
     "topk": ("num_experts_per_tok",),
 }
 

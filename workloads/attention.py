@@ -69,7 +69,7 @@ def _kernel(shard: Shard, direction: Direction) -> Attention:
         seq_kv=shard.sequence,
         heads=shard.heads,
         kv_heads=shard.kv_heads,
-        head_dim=shard.model.head_dim,
+        head_dim=shard.model.core_dim,
         dtype=shard.precision.activation,
         causal=shard.model.family != "bert",
         direction=direction,
@@ -79,12 +79,12 @@ def _kernel(shard: Shard, direction: Direction) -> Attention:
 
 def _scores(shard: Shard, layout: Layout) -> Work:
     """Q K^T, or the gradient of the probabilities: [seq, seq] from [seq, head_dim]."""
-    return _batched(shard, shard.sequence, shard.model.head_dim, layout)
+    return _batched(shard, shard.sequence, shard.model.core_dim, layout)
 
 
 def _values(shard: Shard, layout: Layout) -> Work:
     """Probabilities times values, or the like: [seq, head_dim] from [seq, seq]."""
-    return _batched(shard, shard.model.head_dim, shard.sequence, layout)
+    return _batched(shard, shard.model.core_dim, shard.sequence, layout)
 
 
 def _batched(shard: Shard, n: int, k: int, layout: Layout) -> Work:
@@ -103,11 +103,12 @@ def _batched(shard: Shard, n: int, k: int, layout: Layout) -> Work:
 
 
 def _columns(shard: Shard) -> int:
-    return shard.heads * shard.model.head_dim
+    return shard.heads * (shard.model.value_dim or shard.model.head_dim)
 
 
 def _qkv_columns(shard: Shard) -> int:
-    return (shard.heads + 2 * shard.kv_heads) * shard.model.head_dim
+    value_dim = shard.model.value_dim or shard.model.head_dim
+    return (shard.heads + shard.kv_heads) * shard.model.head_dim + shard.kv_heads * value_dim
 
 
 def _qkv_bytes(shard: Shard) -> float:

@@ -29,6 +29,10 @@ TABLE_DEFAULTS: Mapping[Family, Traits] = {
     "bert": ARCHITECTURES["bert"]._replace(ffn_ratio=4),
 }
 
+OPTIONAL_SIZES = (
+    *("experts", "topk", "shared_ffn", "dense_layers", "dense_ffn"),
+    *("kv_rank", "q_rank", "rope_dim", "value_dim"),
+)
 TABLE_KEYS = (*(field.name for field in fields(Model)), "source")
 
 
@@ -81,8 +85,7 @@ def model_from_table(table: Mapping[str, object], name: str) -> Model:
         qk_norm=reader.flag("qk_norm", traits.qk_norm),
         embedding_norm=reader.flag("embedding_norm", traits.embedding_norm),
         norm_bias=reader.flag("norm_bias", traits.norm_bias),
-        experts=reader.size("experts") if "experts" in table else 0,
-        topk=reader.size("topk") if "topk" in table else 0,
+        **{name: reader.size(name) for name in OPTIONAL_SIZES if name in table},
     )
     return _sound(model, faults)
 
@@ -170,6 +173,30 @@ def _qwen3_moe(reader: Reader, model: Model) -> Model:
     return replace(_llama(reader, model), ffn=reader.size("moe_intermediate_size"))
 
 
+def _deepseek(reader: Reader, model: Model) -> Model:
+    """Latent attention; the first layers are dense, the others have shared experts beside the routed ones.
+
+    The layers that predict further tokens (`num_nextn_predict_layers`) are not part of the model as it is loaded.
+    """
+    reader.refuse_unless("moe_layer_freq", right=1, absent=1)
+    reader.refuse_unless("attention_bias", right=False, absent=False)
+    ffn, rope = reader.size("moe_intermediate_size"), reader.size("qk_rope_head_dim")
+    dense = reader.values.get("first_k_dense_replace") != 0
+    return replace(
+        model,
+        ffn=ffn,
+        kv_heads=model.heads,
+        head_dim=reader.size("qk_nope_head_dim") + rope,
+        shared_ffn=ffn * reader.size("n_shared_experts") if reader.values.get("n_shared_experts") else 0,
+        dense_layers=reader.size("first_k_dense_replace", default=1) if dense else 0,
+        dense_ffn=reader.size("intermediate_size") if dense else 0,
+        kv_rank=reader.size("kv_lora_rank"),
+        q_rank=reader.size("q_lora_rank") if reader.values.get("q_lora_rank") else 0,
+        rope_dim=rope,
+        value_dim=reader.size("v_head_dim"),
+    )
+
+
 def _gpt_neox(reader: Reader, model: Model) -> Model:
     """The MLP always has biases."""
     reader.refuse_unless("attention_bias", right=True, absent=True)
@@ -231,6 +258,9 @@ SPECIALS: Mapping[str, Callable[[Reader, Model], Model]] = {
     "llama": _llama,
     "qwen3": _llama,
     "qwen3_moe": _qwen3_moe,
+    "deepseek_v2": _deepseek,
+    "deepseek_v3": _deepseek,
+    "kimi_k2": _deepseek,
     "gemma": _llama,
     "nemotron": _llama,
     "gpt_neox": _gpt_neox,

@@ -123,13 +123,15 @@ def chunk_layers(model: Model, layout: Layout) -> tuple[int, ...]:
     """Layers of each model chunk, in model order; chunk c of stage s is number c * pp + s.
 
     Equal shares where they divide; else the embedding and the head count as a layer each, as Megatron-LM's
-    account_for_embedding_in_pipeline_split does (126 layers on 64 chunks).
+    account_for_embedding_in_pipeline_split does (126 layers on 64 chunks). Where that does not divide either, the last
+    chunks have one less.
     """
     chunks = layout.pp * layout.vp
     if model.layers % chunks == 0:
         return (model.layers // chunks,) * chunks
-    share = (model.layers + 2) // chunks
-    return (share - 1, *(share,) * (chunks - 2), share - 1)
+    share, rest = divmod(model.layers + 2, chunks)
+    shares = [share + (number < rest) for number in range(chunks)]
+    return (shares[0] - 1, *shares[1:-1], shares[-1] - 1)
 
 
 def check(model: Model, layout: Layout, training: Training) -> None:
@@ -179,7 +181,7 @@ def _degree_faults(model: Model, layout: Layout, training: Training) -> Iterator
         if size % layout.tp:
             yield f"{model.name}: {what} = {size} is not divisible by layout.tp = {layout.tp}"
     chunks = layout.pp * layout.vp
-    if model.layers % chunks and (model.layers + 2) % chunks:
+    if not model.dense_layers and model.layers % chunks and (model.layers + 2) % chunks:
         yield (
             f"{model.name}: layers = {model.layers} (or {model.layers + 2}, the embedding and the head counted "
             f"as layers) is not divisible by pp x vp = {chunks}"

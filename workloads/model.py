@@ -3,7 +3,7 @@
 Symbols below: h hidden, l layers, f ffn, V vocabulary, s sequence length, a heads, g kv heads, d head_dim.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 Family = Literal["gpt", "llama", "bert"]
@@ -50,6 +50,14 @@ class Model:
         norm_bias: whether a layer norm has a bias beside its weight; an RMS norm never has.
         experts: MLPs of a layer, of `ffn` columns each; 0 for a dense model, which has one.
         topk: experts that a token goes to.
+        shared_ffn: columns of the MLP that every token goes to beside its experts; 0 for none.
+        dense_layers: first layers, with one MLP of `dense_ffn` columns in the place of experts.
+        kv_rank: columns that keys and values are projected down to and up from again (latent attention,
+            DeepSeek-AI, arXiv:2405.04434); 0 for none.
+        q_rank: likewise of queries; 0 where they are projected at once.
+        rope_dim: of the `head_dim` columns of latent attention's queries and keys, those that are rotated; all heads
+            share the keys'.
+        value_dim: columns of a head's value in latent attention, which may differ from `head_dim`.
     """
 
     name: str
@@ -73,6 +81,24 @@ class Model:
     norm_bias: bool = True
     experts: int = 0
     topk: int = 0
+    shared_ffn: int = 0
+    dense_layers: int = 0
+    dense_ffn: int = 0
+    kv_rank: int = 0
+    q_rank: int = 0
+    rope_dim: int = 0
+    value_dim: int = 0
+
+    @property
+    def dense(self) -> "Model":
+        """The model that has all layers like the first ones, which are without experts."""
+        bare = replace(self, experts=0, topk=0, shared_ffn=0, dense_layers=0, dense_ffn=0)
+        return replace(bare, ffn=self.dense_ffn or self.ffn)
+
+    @property
+    def core_dim(self) -> int:
+        """Columns of a head in the attention core, the mean of keys and values: its FLOPs and bytes follow."""
+        return (self.head_dim + (self.value_dim or self.head_dim)) // 2
 
     @property
     def qkv_columns(self) -> int:
@@ -81,8 +107,23 @@ class Model:
 
     @property
     def attention_columns(self) -> int:
-        """Columns of Q, and of the input of the attention's output projection: a d."""
-        return self.heads * self.head_dim
+        """Columns of the values of all heads, the input of the attention's output projection: a d."""
+        return self.heads * (self.value_dim or self.head_dim)
+
+    @property
+    def down_columns(self) -> int:
+        """Columns that latent attention projects the hidden state to before all else; 0 without it."""
+        return self.q_rank + self.kv_rank + self.rope_dim if self.kv_rank else 0
+
+    @property
+    def attention_matmul_parameters(self) -> int:
+        """Weights of the projections of the attention of one layer."""
+        out = self.attention_columns * self.hidden
+        if not self.kv_rank:
+            return self.hidden * self.qkv_columns + out
+        query = (self.q_rank or self.hidden) * self.heads * self.head_dim
+        key_value = self.kv_rank * self.heads * (self.head_dim - self.rope_dim + self.value_dim)
+        return self.hidden * self.down_columns + query + key_value + out
 
     @property
     def ffn_in_columns(self) -> int:
@@ -96,9 +137,14 @@ class Model:
 
     @property
     def layer_matmul_parameters(self) -> int:
-        """Weights of the four (gated: five) projections of one layer; with experts, of attention and router."""
-        attention = self.hidden * self.qkv_columns + self.attention_columns * self.hidden
-        return attention + (self.hidden * self.experts if self.experts else self.mlp_parameters)
+        """Weights of the projections of one layer; with experts, of attention, router and the shared MLP."""
+        routed = self.hidden * self.experts + self.shared_parameters
+        return self.attention_matmul_parameters + (routed if self.experts else self.mlp_parameters)
+
+    @property
+    def shared_parameters(self) -> int:
+        """Weights of the MLP that every token goes to beside its experts."""
+        return self.shared_ffn * self.hidden * (3 if self.gated else 2)
 
     @property
     def mlp_parameters(self) -> int:
@@ -125,8 +171,8 @@ class Model:
     @property
     def layer_parameters(self) -> int:
         """Of one layer without experts: projections, biases, two norms, and the norms of Q and K where there are."""
-        head_norms = 2 * self.head_dim if self.qk_norm else 0
-        return self.layer_matmul_parameters + self.layer_bias_parameters + 2 * self.norm_parameters + head_norms
+        inner = (2 * self.head_dim if self.qk_norm else 0) + self.q_rank + self.kv_rank
+        return self.layer_matmul_parameters + self.layer_bias_parameters + 2 * self.norm_parameters + inner
 
     @property
     def embedding_parameters(self) -> int:
@@ -166,8 +212,9 @@ class Model:
     def parameters(self) -> int:
         """All of them, shared ones once."""
         ends = self.embedding_parameters + self.final_norm_parameters + self.head_parameters
-        layer = self.layer_parameters + self.layer_expert_parameters
-        return self.layers * layer + ends + self.pretraining_head_parameters
+        layers = (self.layers - self.dense_layers) * (self.layer_parameters + self.layer_expert_parameters)
+        layers += self.dense_layers * self.dense.layer_parameters if self.dense_layers else 0
+        return layers + ends + self.pretraining_head_parameters
 
     @property
     def matmul_flops_per_token(self) -> float:
@@ -181,7 +228,9 @@ class Model:
         router. GPT-2 (l 12, h 768, V 50257): 2 (12 · 12 · 768² + 768 · 50257) = 247,064,064.
         """
         transform = self.hidden * self.hidden if self.family == "bert" else 0
-        return 2.0 * (self.layers * self.layer_active_parameters + self.hidden * self.vocab + transform)
+        layers = (self.layers - self.dense_layers) * self.layer_active_parameters
+        layers += self.dense_layers * self.dense.layer_active_parameters if self.dense_layers else 0
+        return 2.0 * (layers + self.hidden * self.vocab + transform)
 
     def attention_flops_per_token(self, seq_len: int, causal: bool) -> float:
         """FLOPs of a token in the forward pass's Q K^T and (softmax) V, averaged over the sequence.
@@ -192,7 +241,7 @@ class Model:
         GPT-2 at s = 1024: 4 · 12 · 768 · 1024 = 37,748,736; causal 18,892,800.
         """
         keys = (seq_len + 1) / 2 if causal else seq_len
-        return 4.0 * self.layers * self.attention_columns * keys
+        return 4.0 * self.layers * self.heads * self.core_dim * keys
 
 
 def step_model_flops(model: Model, seq_len: int, sequences: int) -> float:
@@ -249,6 +298,15 @@ def _inconsistencies(model: Model) -> tuple[str, ...]:
         faults.append(f"topk {model.topk} of {model.experts} experts: from 1 to all of them, or none of none")
     if model.experts and model.biases == "all":
         faults.append("experts with biases are not covered")
+    if (model.shared_ffn or model.dense_layers) and not model.experts:
+        faults.append("shared_ffn and dense_layers are of models with experts")
+    if model.dense_layers > model.layers or bool(model.dense_layers) != bool(model.dense_ffn):
+        faults.append(f"dense_layers {model.dense_layers} of {model.layers}, of dense_ffn {model.dense_ffn} columns")
+    whole = 0 < model.rope_dim < model.head_dim and model.value_dim and model.kv_heads == model.heads
+    if model.kv_rank and not whole:
+        faults.append("latent attention (kv_rank) needs rope_dim below head_dim, value_dim, and kv_heads = heads")
+    if not model.kv_rank and (model.q_rank or model.rope_dim or model.value_dim):
+        faults.append("q_rank, rope_dim and value_dim are of latent attention: kv_rank is missing")
     if model.positions == "rope" and model.head_dim % 2:
         faults.append(f"head_dim {model.head_dim} is odd; rotary positions need pairs")
     return tuple(faults)

@@ -7,7 +7,7 @@ from workloads.ops import DTYPE_BYTES, Pointwise
 from workloads.parallelism import data, pipeline
 from workloads.parameters import Parameters, summed
 from workloads.passes import Passes
-from workloads.stage import Blocks, chunk_parameters, layer_matrices
+from workloads.stage import Blocks, chunk_parameters, matrices_of
 from workloads.weave import Weave
 
 
@@ -62,7 +62,7 @@ def _update(weave: Weave, blocks: Blocks, passes: Passes, ready: tuple[int, ...]
     if held:
         update = ("sgd",) if blocks.shard.training.optimizer == "sgd" else optimizer.update
         weave.add(_segment("optimizer", (*optimizer.clip, *update, *mixed), held), stage, ready)
-    matrices = layer_matrices(blocks.shard) * sum(chunk.layers for chunk in passes.chunks)
+    matrices = sum(matrices_of(blocks.shard, chunk) for chunk in passes.chunks)
     gather = data.gather_parameters(blocks.shard, parameters, matrices)
     if gather is not None and layout.zero in (1, 2) and not passes.gathers_ahead:
         weave.add(gather, stage, weave.tail(stage), data.STREAM)

@@ -10,7 +10,7 @@ from workloads.parallelism.sharded import Copied, into_bucket, with_copies
 from workloads.parameters import Parameters
 from workloads.schedules import Slot
 from workloads.shard import Shard
-from workloads.stage import Blocks, Chunk, chunk_segment, end_parameters, layer_matrices, layer_parameters
+from workloads.stage import Blocks, Chunk, chunk_segment, end_parameters, layer_parameters, matrices_of, parameters_of
 from workloads.weave import Weave
 
 
@@ -147,9 +147,9 @@ class _Unit:
         ends = end_parameters(shard, chunk)
         at_an_end = (chunk.first and layers.start == 0) or (chunk.last and layers.stop == chunk.layers)
         both = chunk.first and chunk.last and chunk.layers > len(layers)
-        parameters = layer_parameters(shard) * len(layers)
+        parameters = parameters_of(shard, chunk, layers)
         parameters += Parameters(dense=ends / (2 if both else 1) if at_an_end else 0.0)
-        matrices = len(layers) * layer_matrices(shard)
+        matrices = matrices_of(shard, chunk, layers)
         gathered = data.gathered_bytes(shard, parameters.total, matrices)
         copied = Copied(gathered / shard.precision.activation_bytes, parameters.total)
         self.segments = {kind: with_copies(shard, each, kind, copied) for kind, each in segments.items()}
@@ -166,12 +166,13 @@ class _Unit:
             width = DTYPE_BYTES[data.gradient_dtype(shard)]
             size = max(1, round(shard.stack.data.bucket_bytes / (layer_parameters(shard).total * width)))
         starts = range(0, max(chunk.layers, 1), size)  # a chunk without layers still has the embedding or the head
-        made: dict[tuple[int, bool, bool, int], _Unit] = {}
+        made: dict[tuple[int, bool, bool, int, int], _Unit] = {}
         units = []
         for start in starts:
             layers = range(start, min(start + size, chunk.layers))
             again = len([layer for layer in layers if layer < chunk.recomputed])
-            key = (len(layers), start == 0, layers.stop == chunk.layers, again)
+            dense = len([layer for layer in layers if layer < chunk.dense])
+            key = (len(layers), start == 0, layers.stop == chunk.layers, again, dense)
             if key not in made:
                 made[key] = cls(blocks, chunk, layers)
             units.append(made[key])

@@ -1,6 +1,6 @@
 """What one rank sees of a model: the shapes of a micro-batch after every split."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workloads.layout import Layout, Training
 from workloads.model import Model
@@ -20,6 +20,11 @@ class Shard:
     stack: Stack
     execution: str
     attention: str
+
+    @property
+    def dense(self) -> "Shard":
+        """The same with every layer like the model's first ones, which are without experts."""
+        return replace(self, model=self.model.dense)
 
     @property
     def kernels(self) -> Kernels:

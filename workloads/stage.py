@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 from workloads import transformer
 from workloads.accumulation import Accumulation, accumulation
 from workloads.graph import Block, Segment, Work
 from workloads.layout import chunk_layers, recomputed_layers
 from workloads.ops import DTYPE_BYTES, Pointwise
-from workloads.parameters import Parameters
+from workloads.parameters import Parameters, summed
 from workloads.pieces import Piece
 from workloads.recompute import kept_bytes, needed, run_again
 from workloads.shard import Shard
@@ -31,6 +32,11 @@ class Blocks:
     """The different blocks of a step, each made once."""
 
     shard: Shard
+
+    @cached_property
+    def dense(self) -> "Blocks":
+        """Those of the model's first layers, where these are without experts."""
+        return Blocks(shard=self.shard.dense)
 
     @cached_property
     def layer(self) -> tuple[Piece, ...]:
@@ -102,11 +108,16 @@ class Blocks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Consecutive layers of the model on one stage; the first also embeds, the last has the head."""
+    """Consecutive layers of the model on one stage; the first also embeds, the last has the head.
+
+    Args:
+        dense: of its layers, the first ones, those that are without experts in a model with experts.
+    """
 
     stage: int
     index: int
     layers: int
+    dense: int
     first: bool
     last: bool
     recomputed: int
@@ -126,6 +137,7 @@ def stage_chunks(shard: Shard, stage: int) -> tuple[Chunk, ...]:
                 stage=stage,
                 index=index,
                 layers=count,
+                dense=min(max(shard.model.dense_layers - sum(layers[:number]), 0), count),
                 first=number == 0,
                 last=number == layout.pp * layout.vp - 1,
                 recomputed=min(left, count),
@@ -135,12 +147,27 @@ def stage_chunks(shard: Shard, stage: int) -> tuple[Chunk, ...]:
     return tuple(chunks)
 
 
+def kinds(blocks: Blocks, chunk: Chunk, layers: range | None = None) -> list[tuple[Blocks, range]]:
+    """Layers of a chunk, or some consecutive ones of them, by kind: without experts first, then the others."""
+    part = range(chunk.layers) if layers is None else layers
+    border = min(max(chunk.dense, part.start), part.stop)
+    dense, others = range(part.start, border), range(border, part.stop)
+    return [*([(blocks.dense, dense)] if dense else []), *([(blocks, others)] if others else [])]
+
+
 def layer_blocks(
-    blocks: Blocks, chunk: Chunk, direction: str, layers: range, added: Block | None
+    blocks: Blocks, chunk: Chunk, direction: str, layers: range, *, first: bool
 ) -> list[tuple[Block, int]]:
-    """The blocks of some consecutive layers of a chunk; `added` behind each backward pass."""
+    """The blocks of some consecutive layers of a chunk, in the order of a pass, the `first` one of a step or not."""
+    found = [_alike(kind, chunk, direction, part, first=first) for kind, part in kinds(blocks, chunk, layers)]
+    return list(chain.from_iterable(found if direction == "F" else reversed(found)))
+
+
+def _alike(blocks: Blocks, chunk: Chunk, direction: str, layers: range, *, first: bool) -> list[tuple[Block, int]]:
+    """Of layers of one kind; behind each backward pass, its gradients are added to their buffer."""
     if direction == "F":
         return [(blocks.layer_forward, len(layers))]
+    added = blocks.layer_accumulation.first if first else blocks.layer_accumulation.further
     again = len(layers)
     if blocks.shard.recompute_mode == "full":
         again = len([layer for layer in layers if layer < chunk.recomputed])
@@ -164,13 +191,11 @@ def chunk_segment(
 
     The embedding goes with layer 0 and the head with the last layer.
     """
-    layer_added, table_added = (
-        added.first if first else added.further for added in (blocks.layer_accumulation, blocks.table_accumulation)
-    )
+    table_added = blocks.table_accumulation.first if first else blocks.table_accumulation.further
     part = range(chunk.layers) if layers is None else layers
     before = end_blocks(blocks, "embedding", direction, table_added) if chunk.first and part.start == 0 else []
     behind = end_blocks(blocks, "head", direction, table_added) if chunk.last and part.stop == chunk.layers else []
-    middle = layer_blocks(blocks, chunk, direction, part, layer_added) if len(part) else []
+    middle = layer_blocks(blocks, chunk, direction, part, first=first)
     ordered = [*before, *middle, *behind] if direction == "F" else [*behind, *middle, *before]
     word = "forward" if direction == "F" else "backward"
     return Segment(name=word, blocks=tuple(ordered))
@@ -182,17 +207,29 @@ def layer_matrices(shard: Shard) -> float:
 
 
 def layer_parameters(shard: Shard) -> Parameters:
-    """Of one layer on one rank: the matrices split by tensor parallelism, norms and the router on every rank."""
+    """Of one layer on one rank: matrices split by tensor parallelism; norms, router, latent columns on every rank."""
     model, layout = shard.model, shard.layout
-    whole = model.hidden * model.experts
+    whole = model.hidden * (model.experts + model.down_columns)
     matrices = model.layer_matmul_parameters + model.layer_bias_parameters - whole
     dense = matrices / layout.tp + (model.layer_parameters - matrices)
     return Parameters(dense=dense, experts=model.layer_expert_parameters / (layout.expert_tp * layout.ep))
 
 
+def parameters_of(shard: Shard, chunk: Chunk, layers: range | None = None) -> Parameters:
+    """Of the layers of a chunk on one rank, or of some of them."""
+    parts = kinds(Blocks(shard=shard), chunk, layers)
+    return summed(layer_parameters(kind.shard) * len(part) for kind, part in parts)
+
+
+def matrices_of(shard: Shard, chunk: Chunk, layers: range | None = None) -> float:
+    """Weights of the linear layers of the layers of a chunk on one rank, or of some of them."""
+    parts = kinds(Blocks(shard=shard), chunk, layers)
+    return sum(layer_matrices(kind.shard) * len(part) for kind, part in parts)
+
+
 def chunk_parameters(shard: Shard, chunk: Chunk) -> Parameters:
     """Of a chunk on one rank, with the embedding and the head where they are."""
-    return layer_parameters(shard) * chunk.layers + Parameters(dense=end_parameters(shard, chunk))
+    return parameters_of(shard, chunk) + Parameters(dense=end_parameters(shard, chunk))
 
 
 def end_parameters(shard: Shard, chunk: Chunk) -> float:
@@ -223,7 +260,10 @@ def layer_kept_bytes(blocks: Blocks, *, recomputed: bool) -> float:
 
 def chunk_kept_bytes(blocks: Blocks, chunk: Chunk) -> float:
     """Activations that a chunk keeps of one micro-batch, the loss left out: it is run back at once."""
-    again = chunk.recomputed * layer_kept_bytes(blocks, recomputed=True)
-    if blocks.shard.recompute_mode != "full":
-        return chunk.layers * layer_kept_bytes(blocks, recomputed=False)
-    return again + (chunk.layers - chunk.recomputed) * layer_kept_bytes(blocks, recomputed=False)
+    full = blocks.shard.recompute_mode == "full"
+    total = 0.0
+    for kind, layers in kinds(blocks, chunk):
+        again = len([layer for layer in layers if layer < chunk.recomputed]) if full else 0
+        total += again * layer_kept_bytes(kind, recomputed=True)
+        total += (len(layers) - again) * layer_kept_bytes(kind, recomputed=False)
+    return total

@@ -22,7 +22,15 @@ def layer(shard: Shard) -> tuple[Piece, ...]:
 
 
 def _routed_half(shard: Shard) -> tuple[Piece, ...]:
-    return (_norm(shard), *experts.routed(shard), _residual(shard))
+    return (_norm(shard), *_shared(shard), *experts.routed(shard), _residual(shard))
+
+
+def _shared(shard: Shard) -> tuple[Piece, ...]:
+    """The MLP that every token goes to, and its sum with what the experts return."""
+    if not shard.model.shared_ffn:
+        return ()
+    added = pointwise(shard, "shared sum", (SUM,), shard.split_tokens, shard.model.hidden)
+    return (*_mlp(shard, shard.model.shared_ffn // shard.layout.tp), added)
 
 
 def _attention_half(shard: Shard) -> tuple[Piece, ...]:
@@ -30,18 +38,41 @@ def _attention_half(shard: Shard) -> tuple[Piece, ...]:
     biased = model.biases != "none"
     rotary = model.positions == "rope"
     rope = (_rope(shard),) if rotary else ()
-    qkv = linear(shard, "qkv", model.hidden, _qkv_outputs(shard), bias=biased, behind_norm=True)
     sums = model.biases == "all" and not _sums_bias(_residual_kernels(shard))
-    out = linear(shard, "proj", shard.heads * model.head_dim, (model.hidden,), bias=sums)
+    columns = model.attention_columns // shard.layout.tp
+    out = linear(shard, "proj", columns, (model.hidden,), bias=sums)
     return (
         _norm(shard),
-        tensor.column(shard, qkv),
-        *_head_norms(shard),
+        *(_latent(shard) if model.kv_rank else _projected(shard, biased=biased)),
         *rope,
         core(shard),
         tensor.row(shard, out),
         _residual(shard),
     )
+
+
+def _projected(shard: Shard, *, biased: bool) -> tuple[Piece, ...]:
+    """Queries, keys and values of the hidden state."""
+    qkv = linear(shard, "qkv", shard.model.hidden, _qkv_outputs(shard), bias=biased, behind_norm=True)
+    return (tensor.column(shard, qkv), *_head_norms(shard))
+
+
+def _latent(shard: Shard) -> tuple[Piece, ...]:
+    """Queries, keys and values by way of few columns, which are normalised and are the same on all ranks."""
+    model = shard.model
+    query, rest = shard.heads * model.head_dim, model.kv_rank + model.rope_dim
+    down = linear(shard, "latent", model.hidden, (model.q_rank or query, rest), behind_norm=True)
+    up = (model.q_rank, query), (model.kv_rank, shard.heads * (model.head_dim - model.rope_dim + model.value_dim))
+    norms = shard.kernels.rms_norm
+    raised = [
+        (
+            pointwise(shard, "latent norm", norms, shard.tokens, rank, shard.norm_dtype),
+            linear(shard, "qkv", rank, (columns,), behind_norm=True),
+        )
+        for rank, columns in up
+        if rank
+    ]
+    return (tensor.column(shard, down), *(piece for pair in raised for piece in pair))
 
 
 def _qkv_outputs(shard: Shard) -> tuple[int, ...]:
@@ -50,7 +81,12 @@ def _qkv_outputs(shard: Shard) -> tuple[int, ...]:
 
 
 def _mlp_half(shard: Shard) -> tuple[Piece, ...]:
-    model, columns = shard.model, shard.ffn
+    return (_norm(shard), *_mlp(shard, shard.ffn), _residual(shard))
+
+
+def _mlp(shard: Shard, columns: int) -> tuple[Piece, ...]:
+    """Of so many inner columns on this rank."""
+    model = shard.model
     biased = model.biases == "all"
     gates = 2 if model.gated else 1
     fused = shard.stack.fused_projections and shard.stack.fused_gate
@@ -58,11 +94,9 @@ def _mlp_half(shard: Shard) -> tuple[Piece, ...]:
     activation = shard.kernels.gated if model.gated else shard.kernels.activation(model.activation)
     residual = _residual_kernels(shard)
     return (
-        _norm(shard),
         tensor.column(shard, _up(shard, outputs, bias=biased and not _sums_bias(activation))),
         pointwise(shard, "activation", activation, shard.tokens, columns),
         tensor.row(shard, linear(shard, "down", columns, (model.hidden,), bias=biased and not _sums_bias(residual))),
-        _residual(shard),
     )
 
 
@@ -96,6 +130,8 @@ def _sums_bias(kernels: tuple[str, ...]) -> bool:
 
 def _rope(shard: Shard) -> Piece:
     columns = (shard.heads + shard.kv_heads) * shard.model.head_dim
+    if shard.model.kv_rank:  # the keys' part is one for all heads
+        columns = (shard.heads + 1) * shard.model.rope_dim
     normalised = shard.kernels.rope_normalised if shard.model.qk_norm else ()
     return pointwise(shard, "rope", normalised or shard.kernels.rope, shard.tokens, columns)
 

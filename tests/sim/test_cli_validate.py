@@ -21,7 +21,7 @@ def runs(tmp_path: Path) -> Path:
     other = row(
         id="big", device="h100-sxm", stack="megatron-core", layers="96", hidden="12288", ffn="49152", heads="96"
     )
-    return table(tmp_path / "runs.csv", *sweep, other, row(id="moe", family="mla-moe"))
+    return table(tmp_path / "runs.csv", *sweep, other, row(id="moe", family="cnn"))
 
 
 def said(*arguments: object) -> str:
@@ -65,15 +65,15 @@ def test_a_short_table_is_shown_below_its_summaries(runs: Path):
     text = said(runs)
     places = [text.index(word) for word in ("all rows", "a100-sxm-80g", "megatron-core", "80B and", "sweeps", "S-0")]
     assert places == sorted(places)
-    assert "family 'mla-moe' is not simulated" in text
+    assert "family 'cnn' is not simulated" in text
 
 
 def test_a_long_table_is_shown_when_asked_and_tells_what_it_skipped(tmp_path: Path):
     rows = [row(id=f"A-{place}") for place in range(SHORT_TABLE)]
-    path = table(tmp_path / "runs.csv", *rows, row(id="moe", family="mla-moe"))
+    path = table(tmp_path / "runs.csv", *rows, row(id="moe", family="cnn"))
     text = said(path)
     assert "A-7" not in text
-    assert "skipped moe: family 'mla-moe' is not simulated" in " ".join(text.split())
+    assert "skipped moe: family 'cnn' is not simulated" in " ".join(text.split())
     assert "31 rows; --rows shows them" in text
     assert all(f"A-{place}" in said(path, "--rows") for place in (0, 7, 29))
 
@@ -94,7 +94,7 @@ def test_runs_alike_in_every_column_are_told(tmp_path: Path):
 
 
 def test_nothing_to_account_for_is_no_mistake(tmp_path: Path):
-    path = table(tmp_path / "runs.csv", row(family="mla-moe"))
+    path = table(tmp_path / "runs.csv", row(family="cnn"))
     assert document(path, "--worst", 5)["account"] == {"worst": [], "sources": []}
     assert "moe" in said(path, "--worst", 5)
 
@@ -109,7 +109,7 @@ def test_a_page_has_each_source_and_row_and_needs_no_other_file(runs: Path, tmp_
 
 
 def test_a_page_of_skipped_rows_can_be_written(tmp_path: Path):
-    said(table(tmp_path / "runs.csv", row(family="mla-moe")), "--html", tmp_path / "page.html")
+    said(table(tmp_path / "runs.csv", row(family="cnn")), "--html", tmp_path / "page.html")
     assert "is not simulated" in (tmp_path / "page.html").read_text("utf-8")
 
 

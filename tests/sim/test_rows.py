@@ -1,7 +1,7 @@
 """Rows of a table of runs: what they mean, and why some cannot be simulated."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -140,10 +140,22 @@ def test_what_a_source_says_was_not_overlapped_is_not(words, off):
     ]
 
 
-@pytest.mark.parametrize("family", ["mla-moe", "", "GPT"])
+@pytest.mark.parametrize("family", ["cnn", "", "GPT"])
 def test_a_family_that_is_not_covered_is_skipped(family):
     assert "is not simulated" in reason(family=family)
     assert all(known in reason(family=family) for known in FAMILIES)
+
+
+LATENT = {
+    **{"family": "mla-moe", "stack": "megatron-core", "layers": "6", "hidden": "2048", "ffn": "1408", "heads": "16"},
+    **{"kv_heads": "", "vocab": "102400", "experts": "64", "topk": "6", "precision": "bf16", "tp": "1"},
+}
+
+
+def test_latent_attention_is_that_of_the_model_with_the_sizes_of_the_row():
+    known = catalogued("deepseek-v2-lite")
+    assert job(**LATENT).model == replace(known, layers=6, max_positions=128)
+    assert "no model of the catalogue fits" in reason(**LATENT | {"heads": "8"})
 
 
 # Llama 2 70B on 16 H100s without a recomputation that is told: 70 GB of weights, gradients and optimizer each.

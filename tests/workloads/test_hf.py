@@ -20,13 +20,18 @@ LLAMA = {
     "max_position_embeddings": 32,
 }
 EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LATENT = {
+    **{"kv_lora_rank": 16, "q_lora_rank": 24, "qk_nope_head_dim": 12, "qk_rope_head_dim": 4, "v_head_dim": 16},
+    **{"first_k_dense_replace": 1, "n_shared_experts": 2},
+}
 TABLE = {"family": "gpt", "layers": 2, "hidden": 64, "heads": 4, "vocab": 100, "max_positions": 32}
 
 
 def config(model_type: str, **changes: object) -> dict[str, object]:
     """The smallest that every architecture understands."""
     routed = EXPERTS if ARCHITECTURES[model_type].experts else {}
-    return {**LLAMA, **routed, "model_type": model_type, "num_key_value_heads": 4, **changes}
+    latent = LATENT if model_type.startswith(("deepseek", "kimi")) else {}
+    return {**LLAMA, **routed, **latent, "model_type": model_type, "num_key_value_heads": 4, **changes}
 
 
 def llama(**changes: object) -> Model:
@@ -82,6 +87,21 @@ def test_experts_by_the_keys_of_either_architecture():
 def test_dense_layers_among_routed_ones_are_refused():
     found = faults(model_from_config, config("qwen3_moe", decoder_sparse_step=2, mlp_only_layers=[0]))
     assert [fault.split("'")[1] for fault in found] == ["decoder_sparse_step", "mlp_only_layers"]
+
+
+def test_deepseek_has_latent_attention_shared_experts_and_dense_first_layers():
+    model = model_from_config(config("deepseek_v3"), "m")
+    assert (model.head_dim, model.rope_dim, model.value_dim, model.kv_heads) == (16, 4, 16, 4)
+    assert (model.q_rank, model.kv_rank) == (24, 16)
+    assert (model.ffn, model.shared_ffn, model.dense_ffn, model.dense_layers) == (32, 64, 96, 1)
+
+
+def test_parts_that_a_deepseek_model_may_be_without():
+    bare = config("deepseek_v2", q_lora_rank=None, n_shared_experts=None, first_k_dense_replace=0)
+    model = model_from_config(bare, "m")
+    assert (model.q_rank, model.shared_ffn, model.dense_ffn, model.dense_layers) == (0, 0, 0, 0)
+    found = faults(model_from_config, config("deepseek_v3", moe_layer_freq=2, attention_bias=True))
+    assert [fault.split("'")[1] for fault in found] == ["moe_layer_freq", "attention_bias"]
 
 
 def test_a_table_may_have_experts():
@@ -190,7 +210,7 @@ def test_mpt_by_its_own_keys(changes, field, value):
     ("changes", "fault"),
     [
         ({"model_type": "qwen2_moe"}, "'qwen2_moe' (a mixture of experts)"),
-        ({"model_type": "deepseek_v3", "n_routed_experts": 256}, "(a mixture of experts)"),
+        ({"model_type": "deepseek_v4", "n_routed_experts": 256}, "(a mixture of experts)"),
         ({"model_type": "llama", "num_local_experts": 16}, "'llama' (a mixture of experts)"),
         ({"model_type": "t5"}, "architecture 't5' is not covered; covered are bert, bloom"),
         (

@@ -11,8 +11,12 @@ from workloads.catalog import MODELS, model, models
 from workloads.errors import WorkloadError, nearest, unknown
 from workloads.model import check, step_model_flops
 
-# Exact counts of the published checkpoints; of the BERTs with their pre-training heads.
+# Exact counts of the published checkpoints; of the BERTs with their pre-training heads. Of DeepSeek's without the
+# layers that predict further tokens and the corrections of the routers, which no gradient reaches.
 PUBLISHED = {
+    "deepseek-v2": 235_741_434_880,
+    "deepseek-v2-lite": 15_706_484_224,
+    "deepseek-v3": 671_026_404_352,
     "bert-base": 110_106_428,
     "bert-large": 336_226_108,
     "bloom-560m": 559_214_592,
@@ -25,6 +29,7 @@ PUBLISHED = {
     "gpt-2-large": 774_030_080,
     "gpt-2-xl": 1_557_611_200,
     "gpt-neox-20b": 20_554_567_680,
+    "kimi-k2": 1_026_408_209_408,
     "llama-7b": 6_738_415_616,
     "llama-13b": 13_015_864_320,
     "llama-30b": 32_528_943_616,
@@ -133,14 +138,15 @@ class TestEveryModel:
 
     def test_is_made_of_its_parts(self, name):
         m = model(name)
-        layer = m.layer_parameters + m.layer_expert_parameters
-        parts = m.embedding_parameters + m.layers * layer + m.final_norm_parameters
+        routed = (m.layers - m.dense_layers) * (m.layer_parameters + m.layer_expert_parameters)
+        layers = routed + m.dense_layers * m.dense.layer_parameters
+        parts = m.embedding_parameters + layers + m.final_norm_parameters
         assert m.parameters == parts + m.head_parameters + m.pretraining_head_parameters
 
     def test_does_about_six_flops_for_each_parameter_and_token(self, name):
         """Kaplan et al. 2020: 6 N, N without the embedding; short sequences leave attention out."""
         m = model(name)
-        resting = m.layers * (m.experts - m.topk) * m.mlp_parameters
+        resting = (m.layers - m.dense_layers) * (m.experts - m.topk) * m.mlp_parameters
         multiplied = m.parameters - resting - m.embedding_parameters - m.head_parameters + m.vocab * m.hidden
         assert step_model_flops(m, 1, 1) == pytest.approx(6 * multiplied, rel=0.02)
 

@@ -1,0 +1,153 @@
+"""Latent attention, shared experts and dense first layers, as DeepSeek-V2 and V3 have them."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from sim.memory import peak_memory
+from sim.step import simulate
+from tests.conftest import LLAMA, SIMPLE, make_job, make_shard
+from workloads.build import build
+from workloads.catalog import model as catalogued
+from workloads.graph import leaf_runs
+from workloads.layout import Layout, chunk_layers
+from workloads.model import check, step_model_flops
+from workloads.ops import Attention, Gemm
+from workloads.shard import Shard
+from workloads.stage import Blocks, chunk_parameters, kinds, layer_parameters, parameters_of, stage_chunks
+
+# h 64, 8 heads of 8 + 4 columns and values of 8, 8 experts of 64 columns, one shared, 3 dense layers of 256.
+LATENT = replace(
+    LLAMA,
+    name="small-latent",
+    kv_heads=8,
+    head_dim=12,
+    ffn=64,
+    experts=8,
+    topk=2,
+    shared_ffn=64,
+    dense_layers=3,
+    dense_ffn=256,
+    kv_rank=16,
+    q_rank=24,
+    rope_dim=4,
+    value_dim=8,
+)
+EVEN = replace(LATENT, dense_layers=0, dense_ffn=0)
+ATTENTION = 64 * (24 + 16 + 4) + 24 * 8 * 12 + 16 * 8 * (8 + 8) + 8 * 8 * 64
+
+
+def shard_of(model=LATENT, **layout: object) -> Shard:
+    return make_shard(model, "megatron-core", **layout)
+
+
+def runs_of(shard: Shard, kind: type) -> dict:
+    return {op: often for op, often in leaf_runs(build(shard)).items() if isinstance(op, kind)}
+
+
+def test_parameters_counted_on_paper():
+    """Down, up and out; the norms of what was projected down; the router, the experts and the shared one."""
+    norms = 24 + 16 + 2 * 64
+    expert = 3 * 64 * 64
+    assert LATENT.attention_matmul_parameters == ATTENTION
+    assert LATENT.dense.layer_parameters == ATTENTION + norms + 3 * 64 * 256
+    assert EVEN.layer_parameters == ATTENTION + norms + 64 * 8 + expert
+    routed = EVEN.layer_parameters + 8 * expert
+    assert EVEN.parameters - LATENT.parameters == 3 * (routed - LATENT.dense.layer_parameters)
+
+
+@pytest.mark.parametrize("rank", [0, 24])
+def test_queries_may_be_projected_at_once(rank):
+    query = 64 * 8 * 12 if rank == 0 else 64 * rank + rank * 8 * 12
+    assert replace(LATENT, q_rank=rank).attention_matmul_parameters - query == ATTENTION - 64 * 24 - 24 * 8 * 12
+
+
+@pytest.mark.parametrize("layout", [{}, {"ep": 2, "dp": 2}, {"pp": 2}, {"pp": 3}, {"pp": 2, "vp": 4}], ids=str)
+def test_the_gemms_of_a_step_are_those_of_the_model(layout):
+    """On all ranks together; attention is not among them."""
+    shard = shard_of(training={"global_batch": 12, "micro_batch": 1}, **layout)
+    attention = 3.0 * 12 * 64 * LATENT.attention_flops_per_token(64, causal=False)
+    gemms = sum(often * op.flops for op, often in runs_of(shard, Gemm).items())
+    ranks = shard.layout.gpus / shard.layout.pp
+    assert gemms * ranks == pytest.approx(step_model_flops(LATENT, 64, 12) - attention, rel=1e-9)
+
+
+def test_attention_counts_keys_and_values_of_different_sizes():
+    """2 s (a d_k + a d_v) FLOPs a token: 8 heads of 12 and of 8."""
+    assert LATENT.attention_flops_per_token(64, causal=False) == 8 * 2 * 64 * 8 * (12 + 8)
+    (forward,) = (op for op in runs_of(shard_of(), Attention) if op.direction == "fwd")
+    assert forward.head_dim == (12 + 8) / 2
+
+
+@pytest.mark.parametrize(("pp", "vp"), [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2)])
+def test_the_first_layers_of_the_model_are_the_dense_ones(pp, vp):
+    """Whatever the chunks, three in all, and none behind a layer with experts."""
+    shard = shard_of(pp=pp, vp=vp)
+    chunks = [(chunk.index * pp + stage, chunk) for stage in range(pp) for chunk in stage_chunks(shard, stage)]
+    ordered = [chunk for _, chunk in sorted(chunks, key=lambda pair: pair[0])]
+    dense = [number < chunk.dense for chunk in ordered for number in range(chunk.layers)]
+    assert dense == [True] * 3 + [False] * 5
+
+
+def test_every_layer_of_a_chunk_is_of_one_kind():
+    (chunk,) = stage_chunks(shard_of(), 0)
+    blocks = Blocks(shard=shard_of())
+    for start, stop in product(range(9), range(9)):
+        parts = [part for _, part in kinds(blocks, chunk, range(start, stop))]
+        assert [layer for part in parts for layer in part] == list(range(start, stop))
+    assert [kind.shard.model.experts for kind, _ in kinds(blocks, chunk)] == [0, 8]
+
+
+def test_parameters_of_all_stages_are_those_of_the_model():
+    for pp in (1, 2, 4):
+        shard = shard_of(pp=pp)
+        total = sum(chunk_parameters(shard, chunk).total for stage in range(pp) for chunk in stage_chunks(shard, stage))
+        assert total == LATENT.parameters
+
+
+def test_what_is_projected_down_is_on_every_tensor_parallel_rank():
+    whole, half = (layer_parameters(shard_of(tp=tp, sequence_parallel=tp > 1)).dense for tp in (1, 2))
+    copied = 64 * (24 + 16 + 4) + 64 * 8 + 24 + 16 + 2 * 64
+    assert half == (whole - copied) / 2 + copied
+
+
+def test_the_stage_with_the_dense_layers_has_less_to_hold():
+    """The first stage keeps the most micro-batches, and is the worst one where all layers are alike."""
+    shard = shard_of(pp=2)
+    parts = [parameters_of(shard, chunk) for stage in (0, 1) for chunk in stage_chunks(shard, stage)]
+    assert parts[0].experts == parts[1].experts / 4
+    assert [peak_memory(shard_of(model, pp=2), 1e12).stage for model in (EVEN, LATENT)] == [0, 1]
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full", "full:2"])
+@pytest.mark.parametrize(
+    "layout", [{}, {"pp": 2}, {"pp": 3}, {"dp": 2, "ep": 2, "zero": 1}, {"dp": 4, "zero": 3}], ids=str
+)
+def test_a_step_is_played_however_it_is_split(layout, recompute):
+    training = {"global_batch": 12, "micro_batch": 1, "recompute": recompute}
+    result = simulate(make_job(LATENT, "megatron-core", training=training, **layout), SIMPLE)
+    assert result.step_s > 0
+
+
+def test_layers_that_do_not_divide_are_dealt_out_with_the_ends_as_layers():
+    """61 layers on 16 stages: 63 with embedding and head, so 15 stages of four and one of three."""
+    layers = chunk_layers(catalogued("deepseek-v3"), Layout(pp=16))
+    assert layers == (3, *(4,) * 14, 2)
+    assert sum(chunk_layers(catalogued("deepseek-v3"), Layout(pp=4, vp=4))) == 61
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"experts": 0, "topk": 0}, "are of models with experts"),
+        ({"dense_layers": 9}, "dense_layers 9 of 8"),
+        ({"dense_ffn": 0}, "of dense_ffn 0 columns"),
+        ({"rope_dim": 12}, "needs rope_dim below head_dim"),
+        ({"value_dim": 0}, "value_dim"),
+        ({"kv_heads": 4}, "kv_heads = heads"),
+        ({"kv_rank": 0}, "kv_rank is missing"),
+    ],
+)
+def test_sizes_that_do_not_go_together(change, fault):
+    assert any(fault in found for found in check(replace(LATENT, **change)))
