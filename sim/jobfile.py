@@ -18,7 +18,7 @@ from sim import catalog
 from sim.job import Job
 from sim.jobtables import LayoutTable, Tables
 from workloads.errors import WorkloadError, unknown
-from workloads.layout import OPTIMIZERS, RECOMPUTE, TASKS, UNSET, Layout, Training, check, micro_batches
+from workloads.layout import OPTIMIZERS, TASKS, UNSET, Layout, Training, check, micro_batches, recompute_fault
 from workloads.model import Model
 from workloads.precision import PRECISIONS
 from workloads.schedules import schedule, schedules
@@ -183,7 +183,6 @@ def _word_faults(document: Document) -> Iterator[str]:
     """Words that are not among those that their key takes."""
     words = {
         ("training", "precision"): ("precision", tuple(PRECISIONS)),
-        ("training", "recompute"): ("recomputation", RECOMPUTE),
         ("training", "optimizer"): ("optimizer", OPTIMIZERS),
         ("training", "task"): ("task", TASKS),
         ("layout", "schedule"): ("schedule", (*UNSET, *schedules(), *(schedule(name).WORD for name in schedules()))),
@@ -193,10 +192,10 @@ def _word_faults(document: Document) -> Iterator[str]:
     texts = _texts(document)
     for (table, key), (what, known) in words.items():
         text = texts.get((table, key), known[0])
-        mode, _, count = text.partition(":")
-        counted = key == "recompute" and mode == "full" and count.isdecimal() and int(count) > 0
-        if text not in known and not counted:
+        if text not in known:
             yield f"{table}.{key}: {unknown(what, text, known)}"
+    if fault := recompute_fault(texts.get(("training", "recompute"), "none")):
+        yield f"training.recompute: {fault}"
 
 
 def _looked_up(document: Document, base: Path, faults: list[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sim.job import Job
 from sim.memory import peak_memory
 from sim.row_model import model_of
 from workloads.errors import WorkloadError, unknown
-from workloads.layout import Layout, Training
+from workloads.layout import Layout, Training, missing_module
 from workloads.stack import Stack
 
 REQUIRED = (
@@ -42,8 +42,6 @@ REQUIRED = (
     "recompute",
     "missing_inputs",
 )
-# What is tried, in this order, where a source does not say what was run again.
-RECOMPUTE = ("none", "selective", "full")
 UNSTATED_STACK = "megatron-lm-2022"
 NVL72_GPUS = 72
 Row = Mapping[str, str]
@@ -106,8 +104,10 @@ def _open_inputs(row: Row) -> frozenset[str]:
 
 
 def _least_that_fits(job: Job) -> Job:
-    for recompute in RECOMPUTE:
+    for recompute in job.stack.recompute_tried:
         tried = replace(job, training=replace(job.training, recompute=recompute))
+        if missing_module(tried.model, tried.training):
+            continue
         if peak_memory(tried.shard(), job.cluster.device.memory_bytes).fits:
             return tried
     raise SkippedRowError(

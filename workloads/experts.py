@@ -23,7 +23,7 @@ def routed(shard: Shard) -> tuple[Piece, ...]:
         _dispatch(shard),
         _rows(shard, "arrange", shard.kernels.arrange),
         _grouped(shard, "experts up", hidden, (gates * columns,) if fused else (columns,) * gates),
-        pointwise(shard, "activation", activation, _arrived(shard), columns),
+        pointwise(shard, "experts activation", activation, _arrived(shard), columns),
         _grouped(shard, "experts down", columns, (hidden,)),
         _rows(shard, "restore", shard.kernels.restore),
         _combine(shard),

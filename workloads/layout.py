@@ -10,7 +10,9 @@ from workloads.precision import PRECISIONS
 from workloads.schedules import known, schedule, schedules
 
 ContextMode = Literal["ring", "all_gather"]
-RECOMPUTE = ("none", "selective", "selective-op", "selective-op-alternate", "full", "full:N")
+RECOMPUTE = ("none", "selective", "selective:M+M", "selective-op", "selective-op-alternate", "full", "full:N")
+# Of `selective:M+M`, as Megatron-Core names them.
+MODULES = ("core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 TASKS = ("pretrain", "lora")
 UNSET = ("auto", "none")  # a schedule left to the layout; `none` is what tables say without pipeline stages
@@ -105,10 +107,43 @@ class Training:
         """none, selective, selective-op, selective-op-alternate or full."""
         return self.recompute.partition(":")[0]
 
+    @property
+    def recompute_modules(self) -> tuple[str, ...]:
+        """What selective recomputation runs again; the core of attention unless said."""
+        mode, _, names = self.recompute.partition(":")
+        return tuple((names or "core_attn").split("+")) if mode == "selective" else ()
+
 
 def micro_batches(layout: Layout, training: Training) -> int:
     """Micro-batches that one replica runs in a step."""
     return training.global_batch // (layout.dp * training.micro_batch)
+
+
+def recompute_fault(text: str) -> str | None:
+    """Why these words do not say what is run again, or None."""
+    mode, colon, rest = text.partition(":")
+    if colon and mode == "selective":
+        wrong = [name for name in rest.split("+") if name not in MODULES]
+        return unknown("module", wrong[0], MODULES) if wrong else None
+    counted = mode == "full" and rest.isdecimal() and int(rest) > 0
+    if text in ("selective:M+M", "full:N") or (text not in RECOMPUTE and not (colon and counted)):
+        return unknown("recomputation", text, RECOMPUTE)
+    return None
+
+
+def missing_module(model: Model, training: Training) -> str | None:
+    """That a layer of the model has not what is to be run again, or None."""
+    there = {
+        "latent attention": (model.kv_rank, ("mla_up_proj",)),
+        "experts": (model.experts, ("moe", "moe_act")),
+        "shared experts": (model.shared_ffn, ("shared_experts",)),
+        "layers without experts": (model.dense_layers or not model.experts, ("mlp",)),
+    }
+    for what, (some, modules) in there.items():
+        for name in training.recompute_modules:
+            if name in modules and not some:
+                return f"{name} is to be run again, and {model.name} has no {what}"
+    return None
 
 
 def recomputed_layers(training: Training, layers: int) -> int:
@@ -138,7 +173,7 @@ def check(model: Model, layout: Layout, training: Training) -> None:
     """Raise WorkloadError with every inconsistency of the three."""
     found = [
         *_size_faults(layout, training),
-        *_name_faults(layout, training),
+        *_name_faults(model, layout, training),
     ]
     if not found:
         found = [*_degree_faults(model, layout, training), *_batch_faults(layout, training)]
@@ -159,13 +194,11 @@ def _size_faults(layout: Layout, training: Training) -> Iterator[str]:
         yield f"layout.zero_group = {layout.zero_group}: 0 (all) or the number of ranks to shard over"
 
 
-def _name_faults(layout: Layout, training: Training) -> Iterator[str]:
+def _name_faults(model: Model, layout: Layout, training: Training) -> Iterator[str]:
     if training.precision not in PRECISIONS:
         yield "training.precision: " + unknown("precision", training.precision, tuple(PRECISIONS))
-    mode, colon, count = training.recompute.partition(":")
-    counted = not colon or (mode == "full" and count.isdecimal() and int(count) > 0)
-    if mode not in RECOMPUTE or not counted:
-        yield "training.recompute: " + unknown("recomputation", training.recompute, RECOMPUTE)
+    if fault := recompute_fault(training.recompute) or missing_module(model, training):
+        yield "training.recompute: " + fault
     if training.optimizer not in OPTIMIZERS:
         yield "training.optimizer: " + unknown("optimizer", training.optimizer, OPTIMIZERS)
     if training.task not in TASKS:

@@ -1,26 +1,57 @@
 """Recomputation: what is kept between the passes, and what is run again.
 
 none            everything that a backward pass needs is kept
-selective       scores and masks of the attention core are run again (arXiv:2205.05198)
+selective       modules are run again: the attention core (arXiv:2205.05198), or those that are named
 selective-op    outputs of GEMMs and attention are kept, everything else is run again
 selective-op-alternate    as before, but only every other GEMM's output is kept, and that of reduce-scatters
 full            only the input of a layer is kept
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from workloads.graph import Work
 from workloads.ops import DTYPE_BYTES, Collective, Gemm
 from workloads.pieces import Piece
 
 
-def run_again(pieces: Sequence[Piece], mode: str) -> tuple[tuple[Work, ...], ...]:
-    """Forward work of the pieces that the backward pass runs a second time."""
+class Module(NamedTuple):
+    """Part of a layer that selective recomputation runs again.
+
+    Args:
+        again: names of its pieces.
+        dropped: names of the pieces whose input is not kept, because one of these makes it again. Norms, activations
+            and the up-projections of latent attention keep their own input; the others keep that of the first piece.
+    """
+
+    again: frozenset[str]
+    dropped: frozenset[str]
+
+
+EXPERTS = ("router", "route", "dispatch", "arrange", "experts up", "experts activation", "experts down", "restore")
+# As Megatron-Core names them (`--recompute-modules`); `core_attn` runs again what has scores.
+MODULES = {
+    "layernorm": Module(frozenset({"norm"}), frozenset({"qkv", "latent", "up", "shared up", "router"})),
+    "mla_up_proj": Module(frozenset({"latent up", "latent rope"}), frozenset({"attention"})),
+    "mlp": Module(frozenset({"up", "activation", "down"}), frozenset({"activation", "down"})),
+    "moe": Module(frozenset({*EXPERTS, "combine"}), frozenset({*EXPERTS[1:], "combine"})),
+    "moe_act": Module(frozenset({"experts activation"}), frozenset({"experts down"})),
+    "shared_experts": Module(
+        frozenset({"shared up", "shared activation", "shared down"}), frozenset({"shared activation", "shared down"})
+    ),
+}
+
+
+def run_again(
+    pieces: Sequence[Piece], mode: str, modules: Collection[str] = ("core_attn",)
+) -> tuple[tuple[Work, ...], ...]:
+    """Forward work of the pieces that the backward pass runs a second time; `modules` if selective."""
     match mode:
         case "full":
             return tuple(piece.forward for piece in pieces)
         case "selective":
-            return tuple(piece.forward for piece in pieces if piece.core_bytes)
+            names, core = _together(modules).again, "core_attn" in modules
+            return tuple(piece.forward for piece in pieces if piece.name in names or (core and piece.core_bytes))
         case "selective-op":
             return tuple(piece.forward for piece in pieces if piece.kind == "pointwise")
         case "selective-op-alternate":
@@ -40,13 +71,17 @@ def needed(pieces: Sequence[Piece]) -> Sequence[Piece]:
     return pieces[: last if pieces[last].kind == "gemm" else last + 1]
 
 
-def kept_bytes(pieces: Sequence[Piece], mode: str, input_bytes: float) -> float:
+def kept_bytes(
+    pieces: Sequence[Piece], mode: str, input_bytes: float, modules: Collection[str] = ("core_attn",)
+) -> float:
     """Activations of one layer and micro-batch that stay in memory until its backward pass."""
     match mode:
         case "full":
             return input_bytes
         case "selective":
-            return sum(piece.saved_bytes - piece.core_bytes for piece in pieces)
+            dropped, core = _together(modules).dropped, "core_attn" in modules
+            inputs = sum(piece.saved_bytes - piece.core_bytes for piece in pieces if piece.name not in dropped)
+            return inputs + (0.0 if core else sum(piece.core_bytes for piece in pieces))
         case "selective-op":
             return input_bytes + sum(piece.output_bytes for piece in pieces if piece.kind != "pointwise")
         case "selective-op-alternate":
@@ -54,6 +89,13 @@ def kept_bytes(pieces: Sequence[Piece], mode: str, input_bytes: float) -> float:
             return input_bytes + cores + sum(map(_output_bytes, _every_other_gemm(pieces))) + _scattered_bytes(pieces)
         case _:
             return sum(piece.saved_bytes for piece in pieces)
+
+
+def _together(names: Collection[str]) -> Module:
+    """Several modules as one."""
+    found = [MODULES[name] for name in names if name in MODULES]
+    empty = frozenset[str]()
+    return Module(empty.union(*(each.again for each in found)), empty.union(*(each.dropped for each in found)))
 
 
 def _every_other_gemm(pieces: Sequence[Piece]) -> list[Work]:

@@ -176,6 +176,8 @@ class Stack:
     fused_gate: bool = True  # with fused projections: whether gate and up are one GEMM too
     scatter_gather: bool = False  # messages between stages split over the tensor-parallel ranks
     alternates: bool = False  # recomputation selective by op keeps every other GEMM only
+    # Tried in this order for a run whose source does not say what is run again: the first one that fits.
+    recompute_tried: tuple[str, ...] = ("none", "selective", "full")
     pads_vocab_to: int = 1
     fused_softmax_heads: Annotated[int, Gt(0)] = 1  # of all sequences together, a multiple of which the kernel takes
     fused_gradient_accumulation: bool = False

@@ -67,7 +67,7 @@ class Blocks:
     def again(self) -> Block:
         """What the backward pass of one layer runs again, by the mode of the job; a compiler, only what it needs."""
         pieces = needed(self.layer) if self.shard.execution == "compile" else self.layer
-        work = run_again(pieces, self.shard.recompute_mode)
+        work = run_again(pieces, self.shard.recompute_mode, self.shard.recompute_modules)
         return Block(name="layer", phase="recompute", pieces=tuple(map(self._launched_again, work)))
 
     def _launched_again(self, work: tuple[Work, ...]) -> tuple[Work, ...]:
@@ -255,7 +255,7 @@ def layer_kept_bytes(blocks: Blocks, *, recomputed: bool) -> float:
         mode = "none"
     rows = blocks.shard.split_tokens
     input_bytes = rows * blocks.shard.model.hidden * DTYPE_BYTES[blocks.shard.residual_dtype]
-    return kept_bytes(blocks.layer, mode, input_bytes)
+    return kept_bytes(blocks.layer, mode, input_bytes, blocks.shard.recompute_modules)
 
 
 def chunk_kept_bytes(blocks: Blocks, chunk: Chunk) -> float:

@@ -30,7 +30,7 @@ def _shared(shard: Shard) -> tuple[Piece, ...]:
     if not shard.model.shared_ffn:
         return ()
     added = pointwise(shard, "shared sum", (SUM,), shard.split_tokens, shard.model.hidden)
-    return (*_mlp(shard, shard.model.shared_ffn // shard.layout.tp), added)
+    return (*_mlp(shard, shard.model.shared_ffn // shard.layout.tp, "shared "), added)
 
 
 def _attention_half(shard: Shard) -> tuple[Piece, ...]:
@@ -67,7 +67,7 @@ def _latent(shard: Shard) -> tuple[Piece, ...]:
     raised = [
         (
             pointwise(shard, "latent norm", norms, shard.tokens, rank, shard.norm_dtype),
-            linear(shard, "qkv", rank, (columns,), behind_norm=True),
+            linear(shard, "latent up", rank, (columns,), behind_norm=True),
         )
         for rank, columns in up
         if rank
@@ -84,24 +84,20 @@ def _mlp_half(shard: Shard) -> tuple[Piece, ...]:
     return (_norm(shard), *_mlp(shard, shard.ffn), _residual(shard))
 
 
-def _mlp(shard: Shard, columns: int) -> tuple[Piece, ...]:
-    """Of so many inner columns on this rank."""
+def _mlp(shard: Shard, columns: int, name: str = "") -> tuple[Piece, ...]:
+    """Of so many inner columns on this rank; its pieces are called by a name in front."""
     model = shard.model
-    biased = model.biases == "all"
     gates = 2 if model.gated else 1
     fused = shard.stack.fused_projections and shard.stack.fused_gate
     outputs = (gates * columns,) if fused else (columns,) * gates
     activation = shard.kernels.gated if model.gated else shard.kernels.activation(model.activation)
-    residual = _residual_kernels(shard)
+    biased = model.biases == "all"
+    up_bias, down_bias = (biased and not _sums_bias(kernels) for kernels in (activation, _residual_kernels(shard)))
     return (
-        tensor.column(shard, _up(shard, outputs, bias=biased and not _sums_bias(activation))),
-        pointwise(shard, "activation", activation, shard.tokens, columns),
-        tensor.row(shard, linear(shard, "down", columns, (model.hidden,), bias=biased and not _sums_bias(residual))),
+        tensor.column(shard, linear(shard, f"{name}up", model.hidden, outputs, bias=up_bias, behind_norm=True)),
+        pointwise(shard, f"{name}activation", activation, shard.tokens, columns),
+        tensor.row(shard, linear(shard, f"{name}down", columns, (model.hidden,), bias=down_bias)),
     )
-
-
-def _up(shard: Shard, outputs: tuple[int, ...], *, bias: bool) -> Piece:
-    return linear(shard, "up", shard.model.hidden, outputs, bias=bias, behind_norm=True)
 
 
 def _norm(shard: Shard) -> Piece:
@@ -129,9 +125,11 @@ def _sums_bias(kernels: tuple[str, ...]) -> bool:
 
 
 def _rope(shard: Shard) -> Piece:
-    columns = (shard.heads + shard.kv_heads) * shard.model.head_dim
     if shard.model.kv_rank:  # the keys' part is one for all heads
-        columns = (shard.heads + 1) * shard.model.rope_dim
+        return pointwise(
+            shard, "latent rope", shard.kernels.rope, shard.tokens, (shard.heads + 1) * shard.model.rope_dim
+        )
+    columns = (shard.heads + shard.kv_heads) * shard.model.head_dim
     normalised = shard.kernels.rope_normalised if shard.model.qk_norm else ()
     return pointwise(shard, "rope", normalised or shard.kernels.rope, shard.tokens, columns)
 

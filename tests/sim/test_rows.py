@@ -167,6 +167,17 @@ LARGE = {
 }
 
 
+def test_small_modules_are_tried_before_whole_layers_where_the_model_has_them():
+    """DeepSeek-V3 on 256 B200s in 16 stages, as NVIDIA's recipe has it: the up-projections are run again."""
+    sizes = {
+        **{"family": "mla-moe", "stack": "megatron-core", "layers": "61", "hidden": "7168", "ffn": "2048"},
+        **{"heads": "128", "vocab": "129280", "experts": "256", "topk": "8", "seq_len": "4096", "precision": "mxfp8"},
+        **{"device": "b200-sxm", "gpus": "256", "tp": "1", "pp": "16", "ep": "8", "zero": "1"},
+        **{"global_batch": "2048", "micro_batch": "1", "recompute": "", "missing_inputs": "recompute"},
+    }
+    assert described(ROW | sizes).assumed == ("recompute = selective:mla_up_proj",)
+
+
 def test_recomputation_that_a_source_leaves_open_is_the_least_that_fits():
     roomy, tight = described(ROW | LARGE | {"gpus": "64", "zero": "1"}), described(ROW | LARGE | {"device": "h200-sxm"})
     assert roomy.assumed == tight.assumed == ("recompute = none",)

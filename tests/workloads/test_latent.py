@@ -15,7 +15,15 @@ from workloads.layout import Layout, chunk_layers
 from workloads.model import check, step_model_flops
 from workloads.ops import Attention, Gemm
 from workloads.shard import Shard
-from workloads.stage import Blocks, chunk_parameters, kinds, layer_parameters, parameters_of, stage_chunks
+from workloads.stage import (
+    Blocks,
+    chunk_parameters,
+    kinds,
+    layer_kept_bytes,
+    layer_parameters,
+    parameters_of,
+    stage_chunks,
+)
 
 # h 64, 8 heads of 8 + 4 columns and values of 8, 8 experts of 64 columns, one shared, 3 dense layers of 256.
 LATENT = replace(
@@ -120,7 +128,7 @@ def test_the_stage_with_the_dense_layers_has_less_to_hold():
     assert [peak_memory(shard_of(model, pp=2), 1e12).stage for model in (EVEN, LATENT)] == [0, 1]
 
 
-@pytest.mark.parametrize("recompute", ["none", "selective", "full", "full:2"])
+@pytest.mark.parametrize("recompute", ["none", "selective", "selective:mla_up_proj+moe_act+mlp", "full", "full:2"])
 @pytest.mark.parametrize(
     "layout", [{}, {"pp": 2}, {"pp": 3}, {"dp": 2, "ep": 2, "zero": 1}, {"dp": 4, "zero": 3}], ids=str
 )
@@ -128,6 +136,29 @@ def test_a_step_is_played_however_it_is_split(layout, recompute):
     training = {"global_batch": 12, "micro_batch": 1, "recompute": recompute}
     result = simulate(make_job(LATENT, "megatron-core", training=training, **layout), SIMPLE)
     assert result.step_s > 0
+
+
+def kept(recompute: str, model=LATENT) -> float:
+    blocks = Blocks(shard=shard_of(model, training={"recompute": recompute}))
+    return layer_kept_bytes(blocks, recomputed=False)
+
+
+def test_up_projections_that_are_run_again_leave_queries_keys_and_values_unkept():
+    """64 tokens, 8 heads of 12, 12 and 8 columns in 16 bits, and the 4-byte statistic of each row of attention."""
+    assert kept("none") - kept("selective:mla_up_proj") == 64 * 8 * ((12 + 12 + 8) * 2 + 4)
+
+
+def test_activations_of_experts_that_are_run_again_are_the_input_of_the_last_product():
+    """Two experts for each of 64 tokens, 64 columns in 16 bits."""
+    assert kept("none") - kept("selective:moe_act") == 64 * 2 * 64 * 2
+
+
+def test_dense_layers_run_their_mlp_again_and_the_others_do_not():
+    shard = shard_of(training={"recompute": "selective:mlp"})
+    blocks = Blocks(shard=shard)
+    again = {work.op.n for work in blocks.dense.again.work if isinstance(work.op, Gemm)}
+    assert again == {2 * 256, 64}
+    assert blocks.again.pieces == ()
 
 
 def test_layers_that_do_not_divide_are_dealt_out_with_the_ends_as_layers():

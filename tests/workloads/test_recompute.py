@@ -14,11 +14,14 @@ from dataclasses import replace
 import pytest
 
 from sim.catalog import stack
-from tests.conftest import GPT, LLAMA, changed, make_shard
+from tests.conftest import GPT, LLAMA, TRAINING, changed, make_shard
+from workloads import layout
+from workloads.errors import WorkloadError
 from workloads.graph import Work
-from workloads.ops import Attention, Gemm, Pointwise
+from workloads.model import Model
+from workloads.ops import Attention, Collective, Gemm, Pointwise
 from workloads.pieces import Piece, pointwise
-from workloads.recompute import kept_bytes, needed, run_again
+from workloads.recompute import MODULES, kept_bytes, needed, run_again
 from workloads.shard import Shard
 from workloads.stage import Blocks, chunk_kept_bytes, end_blocks, layer_kept_bytes, stage_chunks
 
@@ -132,6 +135,57 @@ def test_selective_recomputation_runs_the_attention_core_again():
     ops = again("selective")
     assert [op.batch for op in ops if isinstance(op, Gemm)] == [8, 8]
     assert all(isinstance(op, Gemm | Pointwise) for op in ops)
+
+
+ROUTED = replace(LLAMA, experts=8, topk=2, shared_ffn=64)
+LATENT = replace(ROUTED, kv_heads=8, head_dim=12, kv_rank=16, rope_dim=4, value_dim=8)
+
+
+def of_modules(names: str, model: Model, **keywords: object) -> Blocks:
+    recompute = f"selective:{names}" if names else "none"
+    return Blocks(shard=make_shard(model, "megatron-core", training={"recompute": recompute}, **keywords))
+
+
+def test_every_piece_that_a_module_names_is_one_of_a_layer():
+    layers = [Blocks(shard=make_shard(model)).layer for model in (GPT, LLAMA, LATENT)]
+    names = {piece.name for layer in layers for piece in layer}
+    assert {name for module in MODULES.values() for part in module for name in part} <= names
+    assert {*MODULES, "core_attn"} == set(layout.MODULES)
+
+
+@pytest.mark.parametrize("model", [GPT, LLAMA, ROUTED, LATENT], ids=["gpt", "llama", "routed", "latent"])
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_that_is_run_again_keeps_less(name, model):
+    """And one that the model has not is refused."""
+    if layout.missing_module(model, replace(TRAINING, recompute=f"selective:{name}")):
+        with pytest.raises(WorkloadError, match=f"{name} is to be run again"):
+            of_modules(name, model)
+        return
+    none, some = of_modules("", model), of_modules(name, model)
+    assert layer_kept_bytes(some, recomputed=False) < layer_kept_bytes(none, recomputed=False)
+    assert some.again.work
+
+
+def test_modules_add_up():
+    """What both run again and both give up."""
+    one, other, both = (of_modules(names, LATENT) for names in ("mla_up_proj", "moe", "mla_up_proj+moe"))
+    none = layer_kept_bytes(of_modules("", LATENT), recomputed=False)
+    given_up = [none - layer_kept_bytes(blocks, recomputed=False) for blocks in (one, other, both)]
+    assert given_up[2] == given_up[0] + given_up[1]
+    assert len(both.again.work) == len(one.again.work) + len(other.again.work)
+
+
+def test_norms_that_are_run_again_leave_the_inputs_of_projections_unkept():
+    """Of a Llama layer, those of qkv and of up: 2 bytes of h columns each."""
+    none, some = (layer_kept_bytes(of_modules(names, LLAMA), recomputed=False) for names in ("", "layernorm"))
+    assert none - some == 2 * 64 * 64 * 2
+    assert {work.op.op for work in of_modules("layernorm", LLAMA).again.work} == {"rms_norm"}
+
+
+def test_experts_that_are_run_again_send_their_rows_again():
+    blocks = of_modules("moe", ROUTED, dp=2, ep=2)
+    sent = [work.op for work in blocks.again.work if isinstance(work.op, Collective)]
+    assert len(sent) == 2
 
 
 def test_flash_attention_leaves_selective_recomputation_nothing_to_do():

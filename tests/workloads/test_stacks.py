@@ -12,6 +12,7 @@ from sim.catalog import STACKS, stack, stacks
 from tests.conftest import GPT, LLAMA, make_job
 from workloads.build import build
 from workloads.graph import leaf_ops, verify
+from workloads.layout import recompute_fault
 from workloads.ops import Attention, Pointwise, traffic_table
 from workloads.stack import Kernels, Optimizer, Stack
 
@@ -49,6 +50,13 @@ def test_a_file_is_named_after_its_stack(name):
 def test_a_stack_says_what_it_is_and_where_that_comes_from(name):
     assert stack(name).title
     assert stack(name).source
+
+
+@every_stack
+def test_what_it_tries_is_recomputation_that_there_is_and_ends_with_all_of_it(name):
+    tried = stack(name).recompute_tried
+    assert [fault for each in tried if (fault := recompute_fault(each))] == []
+    assert tried[-1] == "full"
 
 
 @every_stack
