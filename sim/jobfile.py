@@ -29,6 +29,8 @@ Document = Mapping[str, Any]
 # What the model and these alone can contradict.
 BATCH = ("seq_len", "global_batch", "micro_batch")
 DEGREES = ("tp", "pp", "vp", "cp", "ep")
+# Stands in for replicas that are not known: it contradicts nothing.
+ONE_REPLICA = {"dp": 1, "ep": 1}
 
 # Passes of a micro-batch through a chunk that one simulation plays; more would take minutes and gigabytes.
 MOST_PASSES = 500_000
@@ -226,8 +228,9 @@ def _degree_faults(tables: Tables | None, model: Model | None) -> tuple[str, ...
         return ()
     training = Training(**{key: getattr(tables.training, key) for key in BATCH})
     degrees = {key: getattr(tables.layout, key) for key in DEGREES}
+    replicas = {"dp": tables.layout.dp} if tables.layout.dp else ONE_REPLICA
     try:
-        check(model, Layout(dp=tables.layout.dp or 1, **degrees), training)
+        check(model, Layout(**{**degrees, **replicas}), training)
     except WorkloadError as error:
         return error.faults
     return ()
@@ -248,7 +251,7 @@ def _execution_faults(document: Document, stack: Stack) -> list[str]:
 
 
 def _layout(table: LayoutTable, given: Parts) -> tuple[Layout, list[str]]:
-    """With what the file leaves open; where dp cannot be found, one replica stands in for it."""
+    """With what the file leaves open; where dp cannot be found, one replica with all experts stands in for it."""
     values = asdict(table)
     replica = table.tp * table.pp * table.cp
     gpus, where = given.cluster.gpus, f"{given.cluster.name} x {given.cluster.nodes}"
@@ -260,7 +263,7 @@ def _layout(table: LayoutTable, given: Parts) -> tuple[Layout, list[str]]:
         faults.append(f"layout: dp = {table.dp} times {split} is {table.dp * replica} GPUs; {where} has {gpus}")
     if table.sequence_parallel is None:
         values["sequence_parallel"] = given.stack.sequence_parallel and table.tp > 1
-    values["dp"] = 1 if faults else table.dp or gpus // replica
+    values |= ONE_REPLICA if faults else {"dp": table.dp or gpus // replica}
     return Layout(**values), faults
 
 

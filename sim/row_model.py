@@ -36,6 +36,9 @@ def model_of(row: Mapping[str, str]) -> Model:
         return _latent(model)
     if found := _by_sizes().get(_sizes(model)):
         model = replace(model, head_dim=found[0], biases=found[1], qk_norm=found[2])
+    elif model.hidden % model.heads or (model.positions == "rope" and model.head_dim % 2):
+        shape = f"hidden / heads = {model.hidden} / {model.heads}"
+        raise SkippedRowError(f"{shape} is not the size of a head, and no model of the catalogue has these sizes")
     if row.get("qk_norm"):
         model = replace(model, qk_norm=row["qk_norm"] == "yes")
     if faults := check(model):

@@ -214,6 +214,8 @@ def _degree_faults(model: Model, layout: Layout, training: Training) -> Iterator
         if size % layout.tp:
             yield f"{model.name}: {what} = {size} is not divisible by layout.tp = {layout.tp}"
     chunks = layout.pp * layout.vp
+    if model.dense_layers and model.layers + 2 < chunks:
+        yield f"{model.name}: layers = {model.layers}, the embedding and the head are fewer than pp x vp = {chunks}"
     if not model.dense_layers and model.layers % chunks and (model.layers + 2) % chunks:
         yield (
             f"{model.name}: layers = {model.layers} (or {model.layers + 2}, the embedding and the head counted "

@@ -141,6 +141,15 @@ def test_degrees_are_checked_beside_faulty_names(path: Path):
     assert "heads = 96 is not divisible by layout.tp = 7" in found
 
 
+@pytest.mark.parametrize("setting", ["training.recompute=selective:mlpp", "layout.pp=3"])
+def test_replicas_that_are_not_known_contradict_no_expert_parallelism(setting: str):
+    """16 GPUs and ep = 8: a misspelt word, or degrees that do not divide the GPUs, leave dp open."""
+    with pytest.raises((DescriptorError, WorkloadError)) as raised:
+        read_job(EXAMPLES / "qwen3-30b-a3b.toml", [setting])
+    assert "layout.ep" not in str(raised.value)
+    assert len(raised.value.faults) == 1
+
+
 def test_an_execution_that_the_stack_has_not_is_refused(path: Path):
     with pytest.raises(DescriptorError, match=r"no execution of megatron-lm-2022 'compile'; .* known: eager"):
         read_job(path, ["stack.execution=compile"])

@@ -158,6 +158,12 @@ def test_latent_attention_is_that_of_the_model_with_the_sizes_of_the_row():
     assert "no model of the catalogue fits" in reason(**LATENT | {"heads": "8"})
 
 
+def test_a_size_of_a_head_that_neither_the_row_nor_the_catalogue_gives_is_not_guessed():
+    llama = {"family": "llama", "kv_heads": "8"}
+    assert "hidden / heads = 2880 / 64 is not the size of a head" in reason(hidden="2880", heads="64", **llama)
+    assert "hidden / heads = 250 / 8 is not the size of a head" in reason(hidden="250")
+
+
 # Llama 2 70B on 16 H100s without a recomputation that is told: 70 GB of weights, gradients and optimizer each.
 LARGE = {
     **{"device": "h100-sxm", "family": "llama", "stack": "megatron-core", "layers": "80", "hidden": "8192"},

@@ -10,6 +10,7 @@ from sim.step import simulate
 from tests.conftest import LLAMA, SIMPLE, make_job, make_shard
 from workloads.build import build
 from workloads.catalog import model as catalogued
+from workloads.errors import WorkloadError
 from workloads.graph import leaf_runs
 from workloads.layout import Layout, chunk_layers
 from workloads.model import check, step_model_flops
@@ -166,6 +167,19 @@ def test_layers_that_do_not_divide_are_dealt_out_with_the_ends_as_layers():
     layers = chunk_layers(catalogued("deepseek-v3"), Layout(pp=16))
     assert layers == (3, *(4,) * 14, 2)
     assert sum(chunk_layers(catalogued("deepseek-v3"), Layout(pp=4, vp=4))) == 61
+
+
+@pytest.mark.parametrize(("pp", "vp"), [(2, 1), (3, 2), (7, 1), (8, 1), (5, 2), (10, 1), (2, 5)])
+def test_every_chunk_of_every_split_has_its_share(pp, vp):
+    layers = chunk_layers(LATENT, Layout(pp=pp, vp=vp))
+    assert (sum(layers), len(layers)) == (8, pp * vp)
+    assert min(layers) >= 0
+    assert max(layers) - min(layers) <= 2
+
+
+def test_more_chunks_than_layers_and_ends_are_refused():
+    with pytest.raises(WorkloadError, match="are fewer than pp x vp = 11"):
+        shard_of(pp=11)
 
 
 @pytest.mark.parametrize(
