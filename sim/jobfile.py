@@ -30,7 +30,7 @@ Document = Mapping[str, Any]
 BATCH = ("seq_len", "global_batch", "micro_batch")
 DEGREES = ("tp", "pp", "vp", "cp", "ep")
 # Stands in for replicas that are not known: it contradicts nothing.
-ONE_REPLICA = {"dp": 1, "ep": 1}
+ONE_REPLICA = {"dp": 1, "ep": 1, "etp": 0}
 
 # Passes of a micro-batch through a chunk that one simulation plays; more would take minutes and gigabytes.
 MOST_PASSES = 500_000
@@ -126,6 +126,7 @@ def job(given: Parts, where: str) -> Job:
 def resolved(job: Job) -> dict[str, Any]:
     """A job as the tables of a job file, with everything filled in that the file left open."""
     cluster, shard = job.cluster, job.shard()
+    etp = job.layout.expert_tp if job.model.experts else 0
     return {
         "model": {"name": job.model.name, "parameters": job.model.parameters},
         "cluster": {
@@ -136,7 +137,7 @@ def resolved(job: Job) -> dict[str, Any]:
             "gpus": job.gpus,
         },
         "training": asdict(job.training) | {"micro_batches": micro_batches(job.layout, job.training)},
-        "layout": asdict(job.layout) | {"schedule": job.layout.schedule_name},
+        "layout": asdict(job.layout) | {"schedule": job.layout.schedule_name, "etp": etp},
         "stack": {"name": job.stack.name, "execution": shard.execution, "attention": shard.attention},
     }
 

@@ -56,6 +56,7 @@ class LayoutTable:
     vp: Size = 1
     cp: Size = 1
     ep: Size = 1
+    etp: Annotated[int, Ge(0), Le(10**9)] = 0
     zero: Annotated[int, Ge(0), Le(3)] = 0
     zero_group: Annotated[int, Ge(0), Le(10**9)] = 0
     sequence_parallel: bool | None = None

@@ -150,6 +150,7 @@ def _layout(row: Row, tp: int) -> Layout:
         vp=whole(row, "vp", 1),
         cp=cp,
         ep=whole(row, "ep", 1),
+        etp=whole(row, "etp", 0),
         zero=zero,
         zero_group=whole(row, "zero_group", 0) if zero else 0,
         sequence_parallel=sequence_parallel == "yes" and tp > 1,

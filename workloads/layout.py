@@ -24,6 +24,7 @@ class Layout:
 
     Args:
         vp: model chunks for each pipeline stage (interleaved schedule).
+        etp: ranks that split each expert; 0: one, so that experts are whole, or tp where ep = 1.
         zero: 0 plain data parallel, 1 optimizer states sharded, 2 gradients too, 3 parameters too (FSDP).
         zero_group: ranks over which ZeRO shards, 0 for all data-parallel ranks; the groups replicate.
         schedule: a file of workloads/schedules or what papers call it; "auto" is 1F1B, interleaved for vp > 1.
@@ -35,6 +36,7 @@ class Layout:
     vp: int = 1
     cp: int = 1
     ep: int = 1
+    etp: int = 0
     zero: int = 0
     zero_group: int = 0
     sequence_parallel: bool = False
@@ -69,10 +71,10 @@ class Layout:
     def expert_tp(self) -> int:
         """Ranks that split each expert.
 
-        Expert parallelism takes its ranks from data and context parallelism; where it wants more of them than there
-        are, those of tensor parallelism join in, and experts stay whole (parallel folding, arXiv:2504.14960).
+        Experts are spread over all ranks of a stage, those of tensor parallelism among them, and stay whole unless
+        `etp` splits them (parallel folding, arXiv:2504.14960). Without expert parallelism tensor parallelism does.
         """
-        return self.tp if self.data_ranks % self.ep == 0 else 1
+        return self.etp or (self.tp if self.ep == 1 else 1)
 
     @property
     def expert_data_ranks(self) -> int:
@@ -236,11 +238,18 @@ def _expert_faults(model: Model, layout: Layout) -> Iterator[str]:
     if not model.experts:
         if layout.ep > 1:
             yield f"layout.ep = {layout.ep}: {model.name} has no experts"
+        if layout.etp:
+            yield f"layout.etp = {layout.etp}: {model.name} has no experts"
         return
     if model.experts % layout.ep:
         yield f"{model.name}: experts = {model.experts} is not divisible by layout.ep = {layout.ep}"
-    if layout.data_ranks * layout.tp % (layout.ep * layout.expert_tp):
-        yield f"layout.ep = {layout.ep} does not divide dp x cp = {layout.data_ranks}, nor that times tp = {layout.tp}"
+    if layout.etp < 0 or (layout.etp and layout.tp % layout.etp):
+        yield f"layout.etp = {layout.etp}: 0 (the usual), or a divisor of tp = {layout.tp}"
+        return
+    ranks = layout.data_ranks * layout.tp
+    if ranks % (layout.ep * layout.expert_tp):
+        split = f"layout.ep = {layout.ep}" + (f" times etp = {layout.expert_tp}" if layout.expert_tp > 1 else "")
+        yield f"{split} does not divide dp x cp x tp = {ranks}"
     if layout.tp > 1 and not layout.sequence_parallel:
         yield "layout.sequence_parallel is needed for experts under tensor parallelism"
 

@@ -66,14 +66,29 @@ def test_one_rank_for_all_experts_sends_nothing():
     assert exchanges(build(shard_of(dp=4))) == []
 
 
-def test_tensor_parallel_ranks_send_their_part_of_the_sequence_and_share_each_expert():
-    program = build(shard_of(ep=2, dp=2, tp=2, sequence_parallel=True))
+def test_tensor_parallel_ranks_send_their_part_of_the_sequence_and_may_share_each_expert():
+    program = build(shard_of(ep=2, etp=2, dp=2, tp=2, sequence_parallel=True))
     ((op, _),) = exchanges(program)
     assert (op.bytes, op.ranks, op.stride) == (TOKENS * 64 * 2, 2, 2)
     grouped = {
         (g.batch, g.m, g.n) for g in leaf_runs(program) if isinstance(g, Gemm) and g.grouped and g.layout == "tn"
     }
     assert grouped == {(4, TOKENS * 2 // 4, 64), (4, TOKENS * 2 // 4, 64 // 2 * 2)}
+
+
+def test_experts_are_whole_unless_tensor_parallelism_is_all_there_is():
+    """The usual of NVIDIA's recipes and of TorchTitan."""
+    tensor = {"tp": 2, "sequence_parallel": True}
+    layouts = [{"ep": 2, "dp": 2, **tensor}, {"ep": 1, "dp": 2, **tensor}, {"ep": 2, "etp": 2, "dp": 2, **tensor}]
+    shards = [shard_of(**layout) for layout in layouts]
+    assert [shard.layout.expert_tp for shard in shards] == [1, 2, 2]
+    held = [layer_parameters(shard).experts / ROUTED.layer_expert_parameters for shard in shards]
+    assert held == [1 / 2, 1 / 2, 1 / 4]
+    rows = TOKENS * 2 * 64 * 2  # of all experts of a token, gathered over the ranks that split them
+    gathered = [
+        {op.op for op in leaf_runs(build(each)) if isinstance(op, Collective) and op.bytes == rows} for each in shards
+    ]
+    assert gathered == [set(), {"all_gather", "reduce_scatter"}, {"all_gather", "reduce_scatter"}]
 
 
 def test_more_expert_parallel_ranks_than_data_parallel_ones_keep_experts_whole():
@@ -166,7 +181,12 @@ def test_all_experts_of_a_pass_are_in_groups():
     ("layout", "fault"),
     [
         ({"ep": 3, "dp": 3}, "experts = 8 is not divisible by layout.ep = 3"),
-        ({"ep": 4, "dp": 2}, "layout.ep = 4 does not divide dp x cp = 2, nor that times tp = 1"),
+        ({"ep": 4, "dp": 2}, "layout.ep = 4 does not divide dp x cp x tp = 2"),
+        (
+            {"ep": 2, "etp": 2, "dp": 1, "tp": 2, "sequence_parallel": True},
+            "layout.ep = 2 times etp = 2 does not divide",
+        ),
+        ({"etp": 2, "dp": 2}, "layout.etp = 2: 0 \\(the usual\\), or a divisor of tp = 1"),
         ({"tp": 2}, "layout.sequence_parallel is needed for experts"),
     ],
 )
