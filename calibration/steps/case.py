@@ -3,10 +3,13 @@
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from workloads.catalog import model
+from workloads.model import Model
 
 VOCAB = 128256
 CASES = "STEPTIME_CASES"
@@ -19,6 +22,8 @@ class Shape:
     experts: of every MLP, 0 for one dense MLP; then a Qwen3 MoE, whose queries and keys are normalised head by head.
     topk: experts that a token goes to.
     ffn: width of the MLP, or of one expert.
+    latent: model of the catalogue whose latent attention, shared experts and dense first layers it has, and whose
+        sizes but for the layers; then a DeepSeek-V2.
     """
 
     layers: int
@@ -29,6 +34,12 @@ class Shape:
     vocab: int = VOCAB
     experts: int = 0
     topk: int = 0
+    latent: str = ""
+
+    @property
+    def catalogued(self) -> Model:
+        """With latent attention: the model of the catalogue in as many layers."""
+        return replace(model(self.latent), layers=self.layers)
 
     @property
     def head_dim(self) -> int:
@@ -38,6 +49,8 @@ class Shape:
     @property
     def parameters(self) -> int:
         """Weights, norms and both embeddings included."""
+        if self.latent:
+            return self.catalogued.parameters
         attention = 2 * self.hidden * (self.hidden + self.kv_heads * self.head_dim)
         mlp = 3 * self.hidden * self.ffn * max(1, self.experts)
         routed = self.hidden * self.experts + 2 * self.head_dim if self.experts else 0

@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from calibration.steps.case import Case, chosen
+from calibration.steps.case import Case, Shape, chosen
 
 Section = Mapping[str, object]
 MODEL = "steptime_llama"
 MODEL_OF_EXPERTS = "steptime_qwen3_moe"
+MODEL_LATENT = "steptime_deepseek_v2"
 # The output layer stays in bf16, as TorchTitan's float8 recipes for Llama have it.
 FLOAT8_SKIPS = ("output",)
 
@@ -32,7 +33,7 @@ def sections(case: Case, assets: Path, folder: Path, steps: int) -> dict[str, Se
         "experimental": {"custom_import": "calibration.steps.titan"},
         "metrics": {"log_freq": 1, "disable_color_printing": True},
         "model": {
-            "name": MODEL_OF_EXPERTS if chosen().shapes[case.shape].experts else MODEL,
+            "name": name_of(chosen().shapes[case.shape]),
             "flavor": case.shape,
             "hf_assets_path": str(assets / "tokenizer"),
             "converters": ["quantize.linear.float8"] if case.float8 else [],
@@ -47,6 +48,11 @@ def sections(case: Case, assets: Path, folder: Path, steps: int) -> dict[str, Se
         "training.dataloader": {"num_workers": 1, "prefetch_factor": 4},
         "debug": {"moe_force_load_balance": True},
     }
+
+
+def name_of(shape: Shape) -> str:
+    """The model of TorchTitan that a shape is a flavour of, under a name of ours."""
+    return MODEL_LATENT if shape.latent else MODEL_OF_EXPERTS if shape.experts else MODEL
 
 
 def _training(case: Case, assets: Path, steps: int) -> Section:

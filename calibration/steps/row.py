@@ -74,8 +74,8 @@ def _where(number: int, case: Case, machine: Machine) -> dict[str, object]:
 
 def _model(case: Case, shape: Shape) -> dict[str, object]:
     return {
-        "model": f"{'Qwen3 MoE' if shape.experts else 'Llama'} {shape.parameters / 1e9:.2f}B",
-        "family": "moe" if shape.experts else "llama",
+        "model": f"{_title(shape)} {shape.parameters / 1e9:.2f}B",
+        "family": "mla-moe" if shape.latent else "moe" if shape.experts else "llama",
         "layers": shape.layers,
         "hidden": shape.hidden,
         "ffn": shape.ffn,
@@ -84,9 +84,13 @@ def _model(case: Case, shape: Shape) -> dict[str, object]:
         "vocab": shape.vocab,
         "experts": shape.experts or "",
         "topk": shape.topk or "",
-        "qk_norm": "yes" if shape.experts else "",
+        "qk_norm": "yes" if shape.experts and not shape.latent else "",
         "seq_len": case.seq_len,
     }
+
+
+def _title(shape: Shape) -> str:
+    return "DeepSeek-V2" if shape.latent else "Qwen3 MoE" if shape.experts else "Llama"
 
 
 def _how(case: Case, shape: Shape) -> dict[str, object]:

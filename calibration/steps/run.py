@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calibration.steps import corpus
-from calibration.steps.case import CASES, Case, Cases, chosen, read
+from calibration.steps.case import CASES, Case, Cases, chosen, read, shipped
 from calibration.steps.config import written
 from calibration.steps.launch import Launch, launcher, tidy
 from calibration.steps.log import FailedRunError, measured
@@ -84,7 +84,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs=2, default=(12, 4), help="steps of a run; first steps not counted")
     parser.add_argument("--trace", action="store_true", help="profile the last step; its time is not a measurement")
     parser.add_argument("--launcher", choices=("torchrun", "fork"), default="torchrun")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    known = (read(options.cases) if options.cases else shipped()).cases
+    if strangers := set(options.case) - {case.name for case in known}:
+        parser.error(f"no case {', '.join(sorted(strangers))}")
+    if large := [case.name for case in known if case.name in options.case and case.gpus > options.gpus]:
+        parser.error(f"{', '.join(large)}: more GPUs than --gpus {options.gpus}")
+    return options
 
 
 def _case_file(text: str) -> Path:

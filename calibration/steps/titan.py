@@ -12,6 +12,12 @@ from torchtitan.components.metrics import (  # type: ignore[import-not-found,unu
     MetricsProcessor,
     build_metrics_processor,
 )
+from torchtitan.models.deepseek_v3 import (  # type: ignore[import-not-found,unused-ignore]
+    DeepSeekV3ModelArgs,
+)
+from torchtitan.models.deepseek_v3 import (
+    get_train_spec as get_train_spec_of_latent,
+)
 from torchtitan.models.llama3 import (  # type: ignore[import-not-found,unused-ignore]
     TransformerModelArgs,
     get_train_spec,
@@ -26,7 +32,7 @@ from torchtitan.models.qwen3 import (
 from torchtitan.protocols.train_spec import register_train_spec  # type: ignore[import-not-found,unused-ignore]
 
 from calibration.steps.case import Shape, chosen
-from calibration.steps.config import MODEL, MODEL_OF_EXPERTS
+from calibration.steps.config import MODEL, MODEL_LATENT, MODEL_OF_EXPERTS, name_of
 from calibration.steps.log import METRICS
 
 ROPE_THETA = 500000
@@ -79,6 +85,34 @@ def flavour_of_experts(shape: Shape) -> Any:
     )
 
 
+def flavour_of_latent(shape: Shape) -> Any:
+    """Arguments of TorchTitan's DeepSeek-V3, which is V2 as well: the shape has the sizes of its model."""
+    model = shape.catalogued
+    routed = MoEArgs(
+        num_experts=model.experts,
+        num_shared_experts=model.shared_ffn // model.ffn,
+        top_k=model.topk,
+        score_func="softmax",
+        route_norm=False,
+        score_before_experts=False,
+    )
+    return DeepSeekV3ModelArgs(
+        vocab_size=model.vocab,
+        dim=model.hidden,
+        inter_dim=model.dense_ffn,
+        moe_inter_dim=model.ffn,
+        n_layers=model.layers,
+        n_dense_layers=model.dense_layers,
+        n_heads=model.heads,
+        moe_args=routed,
+        q_lora_rank=model.q_rank,
+        kv_lora_rank=model.kv_rank,
+        qk_nope_head_dim=model.head_dim - model.rope_dim,
+        qk_rope_head_dim=model.rope_dim,
+        v_head_dim=model.value_dim,
+    )
+
+
 def metrics_processor(*arguments: Any, **options: Any) -> MetricsProcessor:
     """TorchTitan's own, with the printer as its logger."""
     processor = build_metrics_processor(*arguments, **options)
@@ -91,10 +125,10 @@ def register(name: str, spec: Any, flavours: dict[str, Any]) -> None:
     register_train_spec(name, replace(spec, model_args=flavours, build_metrics_processor_fn=metrics_processor))
 
 
-SHAPES = chosen().shapes
-register(MODEL, get_train_spec(), {name: flavour(shape) for name, shape in SHAPES.items() if not shape.experts})
-register(
-    MODEL_OF_EXPERTS,
-    get_train_spec_of_experts(),
-    {name: flavour_of_experts(shape) for name, shape in SHAPES.items() if shape.experts},
-)
+FLAVOURS = {
+    MODEL: (get_train_spec, flavour),
+    MODEL_OF_EXPERTS: (get_train_spec_of_experts, flavour_of_experts),
+    MODEL_LATENT: (get_train_spec_of_latent, flavour_of_latent),
+}
+for word, (spec_of, made) in FLAVOURS.items():
+    register(word, spec_of(), {name: made(shape) for name, shape in chosen().shapes.items() if name_of(shape) == word})

@@ -50,6 +50,20 @@ def test_every_shipped_case_becomes_a_valid_toml_file(case: Case, tmp_path: Path
     assert shared * others == case.gpus
 
 
+@pytest.mark.parametrize(
+    ("shape", "name", "family"),
+    [
+        ("1b", config.MODEL, "llama"),
+        ("5b-moe", config.MODEL_OF_EXPERTS, "moe"),
+        ("7b-latent", config.MODEL_LATENT, "mla-moe"),
+    ],
+)
+def test_a_shape_is_a_flavour_of_the_model_that_its_row_names(shape: str, name: str, family: str) -> None:
+    case = next(case for case in CASES.cases if case.shape == shape)
+    assert config.sections(case, ASSETS, Path(), 8)["model"]["name"] == name
+    assert failed(1, case, CASES.shapes[shape], "not run", Machine())["family"] == family
+
+
 @pytest.mark.parametrize("case", CASES.cases, ids=lambda case: case.name)
 def test_every_shipped_case_is_a_job_that_the_simulator_reads(case: Case) -> None:
     found = failed(1, case, CASES.shapes[case.shape], "not run", Machine())
@@ -145,6 +159,21 @@ def test_the_corpus_fills_the_longest_sequence_and_is_the_same_each_time(tmp_pat
     assert set(json.loads(text.splitlines()[0])["text"].split()) <= set(vocabulary)
     assert max(vocabulary.values()) < min(shape.vocab for shape in CASES.shapes.values())
     assert corpus.documents(1)[:2] == corpus.documents(1)[:2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["--case", "one-1b-5k"], "no case one-1b-5k"),
+        (["--case", "fsdp4-7b-latent-4k-full"], "more GPUs than --gpus 2"),
+    ],
+)
+def test_a_case_that_cannot_be_run_is_said(
+    arguments: list[str], fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["--out", str(tmp_path), *arguments])
+    assert fault in capsys.readouterr().err
 
 
 def test_a_measured_case_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
