@@ -19,7 +19,7 @@ def routed(shard: Shard) -> tuple[Piece, ...]:
     activation = shard.kernels.gated if shard.model.gated else shard.kernels.activation(shard.model.activation)
     return (
         _router(shard),
-        pointwise(shard, "route", shard.kernels.route, shard.split_tokens, shard.model.experts, "fp32"),
+        pointwise(shard, "route", shard.kernels.route, _routing(shard), shard.model.experts, "fp32"),
         _dispatch(shard),
         _rows(shard, "arrange", shard.kernels.arrange),
         _grouped(shard, "experts up", hidden, (gates * columns,) if fused else (columns,) * gates),
@@ -35,9 +35,14 @@ def _arrived(shard: Shard) -> int:
     return shard.routed_tokens * shard.layout.expert_tp
 
 
+def _routing(shard: Shard) -> int:
+    """Tokens that a rank finds experts for."""
+    return shard.tokens if shard.stack.gathers_routed else shard.split_tokens
+
+
 def _router(shard: Shard) -> Piece:
     """A narrow linear layer, in the activation type."""
-    rows, inputs, outputs = shard.split_tokens, shard.model.hidden, shard.model.experts
+    rows, inputs, outputs = _routing(shard), shard.model.hidden, shard.model.experts
     dtype, width = shard.precision.activation, shard.precision.activation_bytes
     return Piece(
         name="router",

@@ -166,6 +166,7 @@ class Stack:
     spread: Annotated[float, Ge(0)] = 0.08  # of log(measured / predicted) for what this description leaves out
     keeps_gathered: bool = False  # with sequence parallelism, gathered inputs are kept and not gathered again
     gathers_narrow_inputs: bool = False  # with sequence parallelism, fp8 casts with one scale come before all-gathers
+    gathers_routed: bool = False  # with it, inputs of experts are gathered, and every rank routes all of their tokens
     sequence_parallel: bool = False  # whether tp > 1 brings it by default
     zero: Annotated[int, Ge(0)] = 0  # the usual stage, for runs whose source does not give it
     dropout: bool = True  # whether GPT and BERT models are trained with it

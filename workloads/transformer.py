@@ -22,7 +22,10 @@ def layer(shard: Shard) -> tuple[Piece, ...]:
 
 
 def _routed_half(shard: Shard) -> tuple[Piece, ...]:
-    return (_norm(shard), *_shared(shard), *experts.routed(shard), _residual(shard))
+    routed = experts.routed(shard)
+    if shard.stack.gathers_routed and not shard.model.shared_ffn:  # a shared MLP gathers and scatters for both
+        routed = tensor.between(shard, routed)
+    return (_norm(shard), *_shared(shard), *routed, _residual(shard))
 
 
 def _shared(shard: Shard) -> tuple[Piece, ...]:

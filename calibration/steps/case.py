@@ -64,7 +64,7 @@ class Case:
 
     batch: sequences that a replica works through at once; under pipeline parallelism all its micro-batches.
     ddp: replicas; with fsdp, of groups that are sharded inside (hybrid sharding).
-    ep: ranks that share the experts; they are ranks of fsdp, not more of them.
+    ep: ranks that share the experts; they are ranks of fsdp and tp, not more of them. Experts are whole.
     recompute: none, op (every other GEMM is kept), layers:2 (every second layer), full.
     dtype: float32 keeps fp32 weights and computes in bf16 where the trainer casts (by FSDP, or by autocast under
         DDP and on one GPU; never under TP or PP alone); bfloat16 keeps and computes everything in bf16.
@@ -155,7 +155,7 @@ def _faults(case: Case, shapes: Mapping[str, Shape]) -> list[str]:
         f"no shape {case.shape!r}; known: {known}": case.shape in shapes,
         f"batch {case.batch} is not a multiple of micro_batch {case.micro_batch}": case.batch % case.micro_batch == 0,
         "ddp goes with fsdp alone in TorchTitan": case.ddp in (1, case.gpus // case.fsdp),
-        f"ep {case.ep} does not divide fsdp {case.fsdp}": case.fsdp % case.ep == 0,
+        f"ep {case.ep} does not divide fsdp x tp = {case.fsdp * case.tp}": case.fsdp * case.tp % case.ep == 0,
         f"ep {case.ep}: {case.shape} has no experts": case.ep == 1
         or case.shape not in shapes
         or shapes[case.shape].experts > 0,

@@ -8,6 +8,7 @@ from sim.catalog import stack
 from sim.memory import peak_memory
 from sim.step import simulate
 from tests.conftest import LLAMA, SIMPLE, changed, make_job, make_shard
+from workloads import transformer
 from workloads.build import build
 from workloads.errors import WorkloadError
 from workloads.graph import Message, Program, Segment, leaf_runs
@@ -89,6 +90,24 @@ def test_experts_are_whole_unless_tensor_parallelism_is_all_there_is():
         {op.op for op in leaf_runs(build(each)) if isinstance(op, Collective) and op.bytes == rows} for each in shards
     ]
     assert gathered == [set(), {"all_gather", "reduce_scatter"}, {"all_gather", "reduce_scatter"}]
+
+
+@pytest.mark.parametrize("shared_ffn", [0, 64])
+def test_a_trainer_may_gather_the_input_of_experts_and_route_every_token_on_every_rank(shared_ffn):
+    """One gather and one scatter more a layer and pass; with a shared MLP its own do for both."""
+    found = []
+    for gathers in (False, True):
+        on = changed(TITAN, gathers_routed=gathers)
+        model = replace(ROUTED, shared_ffn=shared_ffn)
+        shard = make_shard(model, on=on, tp=2, dp=2, ep=2, sequence_parallel=True)
+        pieces = transformer.layer(shard)
+        works = [work.op for piece in pieces for work in (*piece.forward, *piece.backward)]
+        kinds = [op.op for op in works if isinstance(op, Collective)]
+        (router,) = (piece.forward[-1].op for piece in pieces if piece.name == "router")
+        found.append((kinds.count("all_gather"), kinds.count("reduce_scatter"), router.m))
+    (gathers, scatters, rows), more = found
+    extra = 0 if shared_ffn else 2
+    assert more == (gathers + extra, scatters + extra, 2 * rows)
 
 
 def test_more_expert_parallel_ranks_than_data_parallel_ones_keep_experts_whole():

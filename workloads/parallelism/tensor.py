@@ -52,6 +52,17 @@ def row(shard: Shard, piece: Piece) -> Piece:
     )
 
 
+def between(shard: Shard, pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
+    """Pieces that need the sequence whole in front, and leave partial sums."""
+    if shard.layout.tp == 1:
+        return pieces
+    gather, scatter = _collective(shard, "all_gather"), _collective(shard, "reduce_scatter")
+    first, *inner, last = pieces
+    opened = replace(first, forward=(gather, *first.forward), backward=(*first.backward, scatter))
+    closed = replace(last, forward=(*last.forward, scatter), backward=(gather, *last.backward))
+    return (opened, *inner, closed)
+
+
 def embedding(shard: Shard, piece: Piece) -> Piece:
     """Each rank looks up its part of the vocabulary; the parts are summed."""
     if shard.layout.tp == 1:
