@@ -1,6 +1,6 @@
 """The model of a row of runs: one of the catalogue where the sizes are its own, otherwise the usual of its family."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -8,7 +8,7 @@ from sim.cells import SkippedRowError, whole
 from workloads.catalog import model as catalogued
 from workloads.catalog import models
 from workloads.errors import WorkloadError
-from workloads.model import Biases, Family, Model, check
+from workloads.model import Family, Model, check
 
 LATENT = "mla-moe"  # latent attention and experts
 
@@ -32,10 +32,13 @@ def model_of(row: Mapping[str, str]) -> Model:
     if row["family"] not in FAMILIES:
         raise SkippedRowError(f"family {row['family']!r} is not simulated; covered: {', '.join(FAMILIES)}")
     model = _usual(row)
+    alike = _by_sizes().get(_sizes(model), ())
     if row["family"] == LATENT:
-        return _latent(model)
-    if found := _by_sizes().get(_sizes(model)):
-        model = replace(model, head_dim=found[0], biases=found[1], qk_norm=found[2])
+        return _latent(model, alike)
+    said = {(each.head_dim, each.biases, each.qk_norm) for each in alike}
+    if len(said) == 1:  # models of the same sizes may differ
+        ((head_dim, biases, qk_norm),) = said
+        model = replace(model, head_dim=head_dim, biases=biases, qk_norm=qk_norm)
     elif model.hidden % model.heads or (model.positions == "rope" and model.head_dim % 2):
         shape = f"hidden / heads = {model.hidden} / {model.heads}"
         raise SkippedRowError(f"{shape} is not the size of a head, and no model of the catalogue has these sizes")
@@ -46,12 +49,12 @@ def model_of(row: Mapping[str, str]) -> Model:
     return model
 
 
-def _latent(row: Model) -> Model:
-    """The model of the catalogue that has the sizes of a row, in as many layers."""
-    alike = [each for each in map(catalogued, models()) if each.kv_rank and _sizes(each) == _sizes(row)]
-    if not alike:
+def _latent(row: Model, alike: Sequence[Model]) -> Model:
+    """The one with latent attention among the models with the sizes of a row, in as many layers."""
+    found = [model for model in alike if model.kv_rank]
+    if not found:
         raise SkippedRowError(f"family {LATENT!r} has more sizes than its row, and no model of the catalogue fits it")
-    model = replace(alike[0], layers=row.layers, max_positions=row.max_positions)
+    model = replace(found[0], layers=row.layers, max_positions=row.max_positions)
     if faults := check(model):
         raise WorkloadError(row.name, faults)
     return model
@@ -86,12 +89,12 @@ def _usual(row: Mapping[str, str]) -> Model:
 
 
 @cache
-def _by_sizes() -> Mapping[Sizes, tuple[int, Biases, bool]]:
-    """Of the catalogue: sizes -> head_dim, biases and qk_norm, less those in which models of the same sizes differ."""
-    found: dict[Sizes, set[tuple[int, Biases, bool]]] = {}
+def _by_sizes() -> Mapping[Sizes, Sequence[Model]]:
+    """Models of the catalogue."""
+    found: dict[Sizes, list[Model]] = {}
     for model in map(catalogued, models()):
-        found.setdefault(_sizes(model), set()).add((model.head_dim, model.biases, model.qk_norm))
-    return {sizes: alike.pop() for sizes, alike in found.items() if len(alike) == 1}
+        found.setdefault(_sizes(model), []).append(model)
+    return found
 
 
 def _sizes(model: Model) -> Sizes:

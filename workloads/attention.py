@@ -103,12 +103,12 @@ def _batched(shard: Shard, n: int, k: int, layout: Layout) -> Work:
 
 
 def _columns(shard: Shard) -> int:
-    return shard.heads * (shard.model.value_dim or shard.model.head_dim)
+    return shard.heads * shard.model.value_head_dim
 
 
 def _qkv_columns(shard: Shard) -> int:
-    value_dim = shard.model.value_dim or shard.model.head_dim
-    return (shard.heads + shard.kv_heads) * shard.model.head_dim + shard.kv_heads * value_dim
+    model = shard.model
+    return (shard.heads + shard.kv_heads) * model.head_dim + shard.kv_heads * model.value_head_dim
 
 
 def _qkv_bytes(shard: Shard) -> float:

@@ -128,9 +128,8 @@ def recompute_fault(text: str) -> str | None:
         wrong = [name for name in rest.split("+") if name not in MODULES]
         return unknown("module", wrong[0], MODULES) if wrong else None
     counted = mode == "full" and rest.isdecimal() and int(rest) > 0
-    if text in ("selective:M+M", "full:N") or (text not in RECOMPUTE and not (colon and counted)):
-        return unknown("recomputation", text, RECOMPUTE)
-    return None
+    plain = text in RECOMPUTE and not colon
+    return None if plain or counted else unknown("recomputation", text, RECOMPUTE)
 
 
 def missing_module(model: Model, training: Training) -> str | None:

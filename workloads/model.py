@@ -92,13 +92,18 @@ class Model:
     @property
     def dense(self) -> "Model":
         """The model that has all layers like the first ones, which are without experts."""
-        bare = replace(self, experts=0, topk=0, shared_ffn=0, dense_layers=0, dense_ffn=0)
-        return replace(bare, ffn=self.dense_ffn or self.ffn)
+        ffn = self.dense_ffn or self.ffn
+        return replace(self, ffn=ffn, experts=0, topk=0, shared_ffn=0, dense_layers=0, dense_ffn=0)
+
+    @property
+    def value_head_dim(self) -> int:
+        """Columns of a head's value: `head_dim`, unless latent attention has others."""
+        return self.value_dim or self.head_dim
 
     @property
     def core_dim(self) -> int:
         """Columns of a head in the attention core, the mean of keys and values: its FLOPs and bytes follow."""
-        return (self.head_dim + (self.value_dim or self.head_dim)) // 2
+        return (self.head_dim + self.value_head_dim) // 2
 
     @property
     def qkv_columns(self) -> int:
@@ -108,7 +113,7 @@ class Model:
     @property
     def attention_columns(self) -> int:
         """Columns of the values of all heads, the input of the attention's output projection: a d."""
-        return self.heads * (self.value_dim or self.head_dim)
+        return self.heads * self.value_head_dim
 
     @property
     def down_columns(self) -> int:

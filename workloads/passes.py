@@ -10,7 +10,16 @@ from workloads.parallelism.sharded import Copied, into_bucket, with_copies
 from workloads.parameters import Parameters
 from workloads.schedules import Slot
 from workloads.shard import Shard
-from workloads.stage import Blocks, Chunk, chunk_segment, end_parameters, layer_parameters, matrices_of, parameters_of
+from workloads.stage import (
+    Blocks,
+    Chunk,
+    among_first,
+    chunk_segment,
+    end_parameters,
+    layer_parameters,
+    matrices_of,
+    parameters_of,
+)
 from workloads.weave import Weave
 
 
@@ -170,8 +179,7 @@ class _Unit:
         units = []
         for start in starts:
             layers = range(start, min(start + size, chunk.layers))
-            again = len([layer for layer in layers if layer < chunk.recomputed])
-            dense = len([layer for layer in layers if layer < chunk.dense])
+            again, dense = (among_first(layers, count) for count in (chunk.recomputed, chunk.dense))
             key = (len(layers), start == 0, layers.stop == chunk.layers, again, dense)
             if key not in made:
                 made[key] = cls(blocks, chunk, layers)

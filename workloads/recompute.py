@@ -28,17 +28,23 @@ class Module(NamedTuple):
     dropped: frozenset[str]
 
 
-EXPERTS = ("router", "route", "dispatch", "arrange", "experts up", "experts activation", "experts down", "restore")
+def _with_its_inside(*names: str) -> Module:
+    """Consecutive pieces of which only the first one's input is kept."""
+    return Module(frozenset(names), frozenset(names[1:]))
+
+
+EXPERTS = (
+    *("router", "route", "dispatch", "arrange"),
+    *("experts up", "experts activation", "experts down", "restore", "combine"),
+)
 # As Megatron-Core names them (`--recompute-modules`); `core_attn` runs again what has scores.
 MODULES = {
     "layernorm": Module(frozenset({"norm"}), frozenset({"qkv", "latent", "up", "shared up", "router"})),
     "mla_up_proj": Module(frozenset({"latent up", "latent rope"}), frozenset({"attention"})),
-    "mlp": Module(frozenset({"up", "activation", "down"}), frozenset({"activation", "down"})),
-    "moe": Module(frozenset({*EXPERTS, "combine"}), frozenset({*EXPERTS[1:], "combine"})),
+    "mlp": _with_its_inside("up", "activation", "down"),
+    "moe": _with_its_inside(*EXPERTS),
     "moe_act": Module(frozenset({"experts activation"}), frozenset({"experts down"})),
-    "shared_experts": Module(
-        frozenset({"shared up", "shared activation", "shared down"}), frozenset({"shared activation", "shared down"})
-    ),
+    "shared_experts": _with_its_inside("shared up", "shared activation", "shared down"),
 }
 
 

@@ -49,11 +49,6 @@ class Shard:
         return "selective-op-alternate" if mode == "selective-op" and self.stack.alternates else mode
 
     @property
-    def recompute_modules(self) -> tuple[str, ...]:
-        """Of selective recomputation."""
-        return self.training.recompute_modules
-
-    @property
     def autocast(self) -> bool:
         """Whether fp32 weights and residuals are cast for each GEMM (torch.autocast).
 

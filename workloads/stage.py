@@ -67,7 +67,7 @@ class Blocks:
     def again(self) -> Block:
         """What the backward pass of one layer runs again, by the mode of the job; a compiler, only what it needs."""
         pieces = needed(self.layer) if self.shard.execution == "compile" else self.layer
-        work = run_again(pieces, self.shard.recompute_mode, self.shard.recompute_modules)
+        work = run_again(pieces, self.shard.recompute_mode, self.shard.training.recompute_modules)
         return Block(name="layer", phase="recompute", pieces=tuple(map(self._launched_again, work)))
 
     def _launched_again(self, work: tuple[Work, ...]) -> tuple[Work, ...]:
@@ -147,10 +147,15 @@ def stage_chunks(shard: Shard, stage: int) -> tuple[Chunk, ...]:
     return tuple(chunks)
 
 
+def among_first(layers: range, count: int) -> int:
+    """How many of some consecutive layers are among the first `count` of their chunk."""
+    return max(min(count, layers.stop) - layers.start, 0)
+
+
 def kinds(blocks: Blocks, chunk: Chunk, layers: range | None = None) -> list[tuple[Blocks, range]]:
     """Layers of a chunk, or some consecutive ones of them, by kind: without experts first, then the others."""
     part = range(chunk.layers) if layers is None else layers
-    border = min(max(chunk.dense, part.start), part.stop)
+    border = part.start + among_first(part, chunk.dense)
     dense, others = range(part.start, border), range(border, part.stop)
     return [*([(blocks.dense, dense)] if dense else []), *([(blocks, others)] if others else [])]
 
@@ -170,7 +175,7 @@ def _alike(blocks: Blocks, chunk: Chunk, direction: str, layers: range, *, first
     added = blocks.layer_accumulation.first if first else blocks.layer_accumulation.further
     again = len(layers)
     if blocks.shard.recompute_mode == "full":
-        again = len([layer for layer in layers if layer < chunk.recomputed])
+        again = among_first(layers, chunk.recomputed)
     recomputed = [(blocks.again, again)] if again and blocks.again.pieces else []
     return [*recomputed, (blocks.layer_backward, len(layers)), *([(added, len(layers))] if added else [])]
 
@@ -255,7 +260,7 @@ def layer_kept_bytes(blocks: Blocks, *, recomputed: bool) -> float:
         mode = "none"
     rows = blocks.shard.split_tokens
     input_bytes = rows * blocks.shard.model.hidden * DTYPE_BYTES[blocks.shard.residual_dtype]
-    return kept_bytes(blocks.layer, mode, input_bytes, blocks.shard.recompute_modules)
+    return kept_bytes(blocks.layer, mode, input_bytes, blocks.shard.training.recompute_modules)
 
 
 def chunk_kept_bytes(blocks: Blocks, chunk: Chunk) -> float:
@@ -263,7 +268,7 @@ def chunk_kept_bytes(blocks: Blocks, chunk: Chunk) -> float:
     full = blocks.shard.recompute_mode == "full"
     total = 0.0
     for kind, layers in kinds(blocks, chunk):
-        again = len([layer for layer in layers if layer < chunk.recomputed]) if full else 0
+        again = among_first(layers, chunk.recomputed) if full else 0
         total += again * layer_kept_bytes(kind, recomputed=True)
         total += (len(layers) - again) * layer_kept_bytes(kind, recomputed=False)
     return total

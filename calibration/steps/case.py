@@ -22,8 +22,8 @@ class Shape:
     experts: of every MLP, 0 for one dense MLP; then a Qwen3 MoE, whose queries and keys are normalised head by head.
     topk: experts that a token goes to.
     ffn: width of the MLP, or of one expert.
-    latent: model of the catalogue whose latent attention, shared experts and dense first layers it has, and whose
-        sizes but for the layers; then a DeepSeek-V2.
+    latent: model of the catalogue that it is, in as many layers; then a DeepSeek-V2, and a file of cases gives no
+        other size.
     """
 
     layers: int
@@ -142,11 +142,19 @@ def read(path: Path) -> Cases:
 
 def parsed(document: Mapping[str, Any]) -> Cases:
     """Cases of a TOML document; raises ValueError with every fault."""
-    shapes = {name: Shape(**fields) for name, fields in document["shapes"].items()}
+    shapes = {name: Shape(**_catalogued_sizes(fields), **fields) for name, fields in document["shapes"].items()}
     cases = tuple(Case(**fields) for fields in document["case"])
     if faults := [fault for case in cases for fault in _faults(case, shapes)]:
         raise ValueError("\n".join(faults))
     return Cases(shapes=shapes, cases=cases)
+
+
+def _catalogued_sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that a shape has from its model of the catalogue, where it names one."""
+    if "latent" not in fields:
+        return {}
+    found = model(fields["latent"])
+    return {size: getattr(found, size) for size in ("hidden", "ffn", "heads", "kv_heads", "vocab", "experts", "topk")}
 
 
 def _faults(case: Case, shapes: Mapping[str, Shape]) -> list[str]:
