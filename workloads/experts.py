@@ -71,15 +71,23 @@ def _dispatch(shard: Shard) -> Piece:
 
 
 def _combine(shard: Shard) -> Piece:
-    """Back to the rank of the token, where its rows are weighted and summed."""
-    rows = pointwise(shard, "combine", shard.kernels.combine, shard.routed_tokens, shard.model.hidden)
+    """Back to the rank of the token, where its rows are weighted and summed.
+
+    A rank that routed the tokens of all tensor-parallel ranks sums up rows for all of them; those that another rank has
+    are zero.
+    """
+    hidden, rows = shard.model.hidden, _routing(shard) * shard.model.topk
+    absent = rows - shard.routed_tokens
+    zeros = kernel_work(shard, ("zero",), absent, hidden, "fwd") if absent else ()
+    sorted_rows = pointwise(shard, "unsort", shard.kernels.unsort, shard.routed_tokens, hidden)
+    summed = pointwise(shard, "combine", shard.kernels.combine, rows, hidden)
     return Piece(
         name="combine",
         kind="pointwise",
-        forward=(*expert.from_experts(shard), *rows.forward),
-        backward=(*rows.backward, *expert.to_experts(shard, new=False)),
-        saved_bytes=rows.saved_bytes,
-        output_bytes=rows.output_bytes / shard.model.topk,
+        forward=(*expert.from_experts(shard), *zeros, *sorted_rows.forward, *summed.forward),
+        backward=(*summed.backward, *sorted_rows.backward, *expert.to_experts(shard, new=False)),
+        saved_bytes=sorted_rows.saved_bytes + summed.saved_bytes,
+        output_bytes=summed.output_bytes / shard.model.topk,
     )
 
 

@@ -48,6 +48,7 @@ class Kernels:
     permute: tuple[str, ...] = ("gather_rows",)  # tokens, once for each of their experts, in the order of ranks
     arrange: tuple[str, ...] = ("gather_rows",)  # what has arrived, in the order of the experts of a rank
     restore: tuple[str, ...] = ("gather_rows",)  # back
+    unsort: tuple[str, ...] = ()  # rows in the order of their tokens again, where `combine` does not do it on the way
     combine: tuple[str, ...] = ("combine_rows",)  # the rows of a token, weighted and summed up
     gathered_logits: tuple[str, ...] = ()  # behind the all-gather of logits: rank after rank, to whole rows
     quantise_weights: tuple[str, ...] = ()  # in each pass, where the narrow copies are not kept

@@ -56,6 +56,7 @@ def _compiled(shape: Measurement, session: Session) -> Callable[[], object]:
     """
     dynamo: Any = import_module("torch._dynamo")
     dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, 512)
+    dynamo.config.automatic_dynamic_shapes = False  # else columns were dynamic too, from the second number of them on
     functorch: Any = import_module("torch._functorch.config")
     functorch.donated_buffer = False  # backward passes are repeated
     call = FUSED[shape.op](session, shape)
@@ -340,7 +341,7 @@ def _scatter_rows(session: Session, shape: Measurement) -> Call:
 
 def _combine(forward: Callable[..., Any]) -> Maker:
     def call(session: Session, shape: Measurement) -> Call:
-        tokens = (shape.rows or TOPK) // TOPK
+        tokens = -(-(shape.rows or 1) // TOPK)
         rows = session.random(tokens, TOPK, shape.cols or 1, dtype=shape.dtype, grad=True)
         return Call(forward, (rows, session.random(tokens, TOPK, dtype="fp32", grad=True)))
 

@@ -14,7 +14,7 @@ from workloads.errors import WorkloadError
 from workloads.graph import Message, Program, Segment, leaf_runs
 from workloads.layout import check
 from workloads.model import Model, step_model_flops
-from workloads.ops import Collective, Gemm
+from workloads.ops import Collective, Gemm, Pointwise
 from workloads.parallelism import data
 from workloads.shard import Shard
 from workloads.stage import layer_parameters
@@ -108,6 +108,14 @@ def test_a_trainer_may_gather_the_input_of_experts_and_route_every_token_on_ever
     (gathers, scatters, rows), more = found
     extra = 0 if shared_ffn else 2
     assert more == (gathers + extra, scatters + extra, 2 * rows)
+
+
+def test_a_rank_that_routes_every_token_sums_up_rows_for_every_token():
+    """Half of them, from the other tensor-parallel rank's tokens, are zeros; what is exchanged stays the same."""
+    shard = make_shard(ROUTED, on=TITAN, tp=2, dp=2, ep=2, sequence_parallel=True)
+    works = [work.op for piece in transformer.layer(shard) if piece.name == "combine" for work in piece.forward]
+    rows = {op.op: op.rows for op in works if isinstance(op, Pointwise)}
+    assert rows == {"zero": TOKENS, "scatter_rows": TOKENS, "combine_rows_eager": 2 * TOKENS}
 
 
 def test_more_expert_parallel_ranks_than_data_parallel_ones_keep_experts_whole():
