@@ -282,3 +282,10 @@ def test_a_value_that_cannot_be_is_a_reason_that_names_its_column(cells):
 def test_gpus_that_the_degrees_do_not_make_up_are_a_reason(cells):
     """10 GPUs are no multiple of 4; 2 are fewer than 4; 2 x 4 are not 16."""
     assert "gpus" in reason(**cells).lower()
+
+
+def test_zero_ranks_that_split_an_expert_are_as_good_as_a_blank():
+    split = {"family": "moe", "experts": "8", "topk": "2", "sequence_parallel": "yes"}
+    assert job(**split, etp="0").layout == job(**split, etp="").layout
+    assert job(**split, etp="2").layout.etp == 2
+    assert "ep = '0': a whole number of 1 or more is needed" in reason(**split, ep="0")
