@@ -4,7 +4,7 @@ Symbols below: h hidden, l layers, f ffn, V vocabulary, s sequence length, a hea
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 Family = Literal["gpt", "llama", "bert"]
 Norm = Literal["layer_norm", "rms_norm"]
@@ -27,6 +27,12 @@ LARGEST_SIZE = 10**8
 
 # Sentence A and sentence B of a BERT input.
 SEGMENT_TYPES = 2
+
+
+class Kind(NamedTuple):
+    """In what the layers of a model differ: first ones may be without experts."""
+
+    dense: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +100,14 @@ class Model:
         """The model that has all layers like the first ones, which are without experts."""
         ffn = self.dense_ffn or self.ffn
         return replace(self, ffn=ffn, experts=0, topk=0, shared_ffn=0, dense_layers=0, dense_ffn=0)
+
+    def kind(self, layer: int) -> Kind:
+        """Of a layer, counted from 0."""
+        return Kind(dense=layer < self.dense_layers)
+
+    def alike(self, kind: Kind) -> "Model":
+        """The model that has all layers of one kind."""
+        return self.dense if kind.dense else self
 
     @property
     def value_head_dim(self) -> int:
