@@ -224,6 +224,8 @@ def _degree_faults(model: Model, layout: Layout, training: Training) -> Iterator
         )
     if training.seq_len % layout.cp:
         yield f"training.seq_len = {training.seq_len} is not divisible by layout.cp = {layout.cp}"
+    if model.window and layout.cp > 1:
+        yield f"layout.cp = {layout.cp}: sliding windows ({model.name}) are not covered under context parallelism"
     if layout.sequence_parallel and training.seq_len // layout.cp % layout.tp:
         yield f"training.seq_len / cp = {training.seq_len // layout.cp} is not divisible by layout.tp = {layout.tp}"
     if layout.sequence_parallel and layout.tp == 1:

@@ -30,9 +30,10 @@ SEGMENT_TYPES = 2
 
 
 class Kind(NamedTuple):
-    """In what the layers of a model differ: first ones may be without experts."""
+    """In what the layers of a model differ: first ones may be without experts, some may see only a window."""
 
     dense: bool
+    windowed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,8 @@ class Model:
         rope_dim: of the `head_dim` columns of latent attention's queries and keys, those that are rotated; all heads
             share the keys'.
         value_dim: columns of a head's value in latent attention, which may differ from `head_dim`.
+        window: tokens that a token sees in layers with sliding windows, itself the last of them; 0 without windows.
+        full_every: of so many layers the last one has no window (2: every other layer); 0: all have it.
     """
 
     name: str
@@ -94,6 +97,8 @@ class Model:
     q_rank: int = 0
     rope_dim: int = 0
     value_dim: int = 0
+    window: int = 0
+    full_every: int = 0
 
     @property
     def dense(self) -> "Model":
@@ -103,11 +108,13 @@ class Model:
 
     def kind(self, layer: int) -> Kind:
         """Of a layer, counted from 0."""
-        return Kind(dense=layer < self.dense_layers)
+        full = not self.window or (self.full_every > 0 and (layer + 1) % self.full_every == 0)
+        return Kind(dense=layer < self.dense_layers, windowed=not full)
 
     def alike(self, kind: Kind) -> "Model":
         """The model that has all layers of one kind."""
-        return self.dense if kind.dense else self
+        model = self.dense if kind.dense else self
+        return replace(model, window=self.window if kind.windowed else 0, full_every=0) if self.full_every else model
 
     @property
     def value_head_dim(self) -> int:
@@ -256,11 +263,18 @@ class Model:
 
             4 l a d s,   or with the masked half left out   4 l a d (s + 1) / 2
 
-        Sliding windows are not known to a Model: every token sees the whole sequence (before it).
+        and in layers with a window of w < s tokens   4 l a d w,   or   4 l a d (w - w (w - 1) / (2 s)).
         GPT-2 at s = 1024: 4 · 12 · 768 · 1024 = 37,748,736; causal 18,892,800.
         """
-        keys = (seq_len + 1) / 2 if causal else seq_len
-        return 4.0 * self.layers * self.heads * self.core_dim * keys
+        windowed = sum(self.kind(layer).windowed for layer in range(self.layers))
+        keys = windowed * _mean_keys(seq_len, min(self.window, seq_len), causal=causal)
+        keys += (self.layers - windowed) * _mean_keys(seq_len, seq_len, causal=causal)
+        return 4.0 * self.heads * self.core_dim * keys
+
+
+def _mean_keys(seq_len: int, window: int, *, causal: bool) -> float:
+    """Keys that a token is multiplied with, of at most `window`; without the causal mask those of the last one."""
+    return window - window * (window - 1) / (2 * seq_len) if causal else float(window)
 
 
 def step_model_flops(model: Model, seq_len: int, sequences: int) -> float:
@@ -326,6 +340,10 @@ def _inconsistencies(model: Model) -> tuple[str, ...]:
         faults.append("latent attention (kv_rank) needs rope_dim below head_dim, value_dim, and kv_heads = heads")
     if not model.kv_rank and (model.q_rank or model.rope_dim or model.value_dim):
         faults.append("q_rank, rope_dim and value_dim are of latent attention: kv_rank is missing")
+    if model.full_every and not (model.window and 2 <= model.full_every <= model.layers):
+        faults.append(f"full_every {model.full_every}: from 2 to the layers of a model that has a window")
+    if model.window and model.family == "bert":
+        faults.append("window is of causal models")
     if model.positions == "rope" and model.head_dim % 2:
         faults.append(f"head_dim {model.head_dim} is odd; rotary positions need pairs")
     return tuple(faults)

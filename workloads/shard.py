@@ -119,6 +119,11 @@ class Shard:
         return self.tokens // self.layout.tp if self.layout.sequence_parallel else self.tokens
 
     @property
+    def window(self) -> int:
+        """Keys that a query of the layer sees, where that is fewer than there are; else 0."""
+        return self.model.window if self.model.window < self.sequence else 0
+
+    @property
     def heads(self) -> int:
         """Query heads on this rank."""
         return self.model.heads // self.layout.tp
