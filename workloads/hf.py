@@ -85,6 +85,9 @@ def model_from_table(table: Mapping[str, object], name: str) -> Model:
         qk_norm=reader.flag("qk_norm", traits.qk_norm),
         embedding_norm=reader.flag("embedding_norm", traits.embedding_norm),
         norm_bias=reader.flag("norm_bias", traits.norm_bias),
+        sinks=reader.flag("sinks", False),
+        clamped=reader.flag("clamped", False),
+        rope_scaled=reader.flag("rope_scaled", False),
         **{name: reader.size(name) for name in OPTIONAL_SIZES if name in table},
     )
     return _sound(model, faults)
@@ -175,6 +178,15 @@ def _full_every(reader: Reader, layers: int) -> int:
             f"'layer_types' of {layers} layers: sliding_attention with a full_attention after every so many is covered"
         )
     return every
+
+
+def _gpt_oss(reader: Reader, model: Model) -> Model:
+    """Every other layer with a window, unless it says otherwise; sinks and clamps are part of the code."""
+    reader.refuse_unless("attention_bias", right=True, absent=True)
+    kinds = ["full_attention" if layer % 2 else "sliding_attention" for layer in range(model.layers)]
+    said = {"sliding_window": 128, "layer_types": kinds, **reader.values}
+    yarn = reader.table("rope_scaling").values.get("rope_type") == "yarn"
+    return replace(_windowed(Reader(said, reader.faults), model), sinks=True, clamped=True, rope_scaled=yarn)
 
 
 def _qwen(reader: Reader, model: Model) -> Model:
@@ -286,6 +298,7 @@ def _bert(reader: Reader, model: Model) -> Model:
 
 SPECIALS: Mapping[str, Callable[[Reader, Model], Model]] = {
     "llama": _llama,
+    "gpt_oss": _gpt_oss,
     "mistral": _windowed,
     "mixtral": _windowed,
     "qwen2": _qwen,

@@ -13,7 +13,7 @@ Positions = Literal["learned", "rope", "alibi", "none"]
 Activation = Literal["gelu", "silu", "relu", "squared_relu"]
 
 SIZES = ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim", "vocab", "max_positions")
-FLAGS = ("gated", "tied_embeddings", "qk_norm", "embedding_norm", "norm_bias")
+FLAGS = ("gated", "tied_embeddings", "qk_norm", "embedding_norm", "norm_bias", "sinks", "clamped", "rope_scaled")
 CHOICES: dict[str, tuple[str, ...]] = {
     "family": get_args(Family),
     "norm": get_args(Norm),
@@ -48,7 +48,8 @@ class Model:
         ffn: columns of the MLP's inner layer (of each of the two projections where `gated`).
         vocab: rows of the embedding table as the model is trained, padding included.
         biases: which linear layers have one: those of Q, K and V; of the attention with its output
-            projection; all in the transformer layers. The vocabulary projection never has.
+            projection; all in the transformer layers, router and experts among them. The vocabulary projection
+            never has.
         positions: how the order enters; only `learned` ones are parameters.
         max_positions: longest sequence; for `learned`, the rows of the table (OPT keeps two spare ones);
             for `alibi`, the length that it was trained with.
@@ -67,6 +68,9 @@ class Model:
         value_dim: columns of a head's value in latent attention, which may differ from `head_dim`.
         window: tokens that a token sees in layers with sliding windows, itself the last of them; 0 without windows.
         full_every: of so many layers the last one has no window (2: every other layer); 0: all have it.
+        sinks: each head has a learned logit that takes part in the softmax and is worth no value (GPT-OSS).
+        clamped: the two inputs of a gated activation are clamped first (GPT-OSS).
+        rope_scaled: rotary positions also scale queries and keys (YaRN, arXiv:2309.00071, unless `mscale` undoes it).
     """
 
     name: str
@@ -99,6 +103,9 @@ class Model:
     value_dim: int = 0
     window: int = 0
     full_every: int = 0
+    sinks: bool = False
+    clamped: bool = False
+    rope_scaled: bool = False
 
     @property
     def dense(self) -> "Model":
@@ -178,9 +185,14 @@ class Model:
         return self.hidden * self.ffn_in_columns + self.ffn * self.hidden
 
     @property
+    def mlp_bias_parameters(self) -> int:
+        """Biases of the projections of one MLP, or of one expert."""
+        return self.ffn_in_columns + self.hidden if self.biases == "all" else 0
+
+    @property
     def layer_expert_parameters(self) -> int:
-        """Weights of all experts of one layer."""
-        return self.experts * self.mlp_parameters
+        """Weights and biases of all experts of one layer."""
+        return self.experts * (self.mlp_parameters + self.mlp_bias_parameters)
 
     @property
     def layer_active_parameters(self) -> int:
@@ -189,15 +201,16 @@ class Model:
 
     @property
     def layer_bias_parameters(self) -> int:
-        """Biases of the linear layers of one layer."""
+        """Biases of the linear layers of one layer; with experts, of attention and router."""
         qkv, attention = self.qkv_columns, self.qkv_columns + self.hidden
-        everything = attention + self.ffn_in_columns + self.hidden
+        everything = attention + (self.experts or self.mlp_bias_parameters)
         return {"none": 0, "qkv": qkv, "attention": attention, "all": everything}[self.biases]
 
     @property
     def layer_parameters(self) -> int:
-        """Of one layer without experts: projections, biases, two norms, and the norms of Q and K where there are."""
+        """Of one layer without experts: projections, biases, two norms; norms of Q and K, and sinks, if any."""
         inner = (2 * self.head_dim if self.qk_norm else 0) + self.q_rank + self.kv_rank
+        inner += self.heads if self.sinks else 0
         return self.layer_matmul_parameters + self.layer_bias_parameters + 2 * self.norm_parameters + inner
 
     @property
@@ -329,8 +342,12 @@ def _inconsistencies(model: Model) -> tuple[str, ...]:
         faults.append(f"heads {model.heads} is not a multiple of kv_heads {model.kv_heads}")
     if not 0 <= model.topk <= model.experts or bool(model.topk) != bool(model.experts):
         faults.append(f"topk {model.topk} of {model.experts} experts: from 1 to all of them, or none of none")
-    if model.experts and model.biases == "all":
-        faults.append("experts with biases are not covered")
+    if model.biases == "all" and (model.shared_ffn or model.kv_rank):
+        faults.append("biases of shared experts and of latent attention are not covered")
+    if model.clamped and not model.gated:
+        faults.append("clamped is of gated activations")
+    if model.rope_scaled and model.positions != "rope":
+        faults.append("rope_scaled is of rotary positions")
     if (model.shared_ffn or model.dense_layers) and not model.experts:
         faults.append("shared_ffn and dense_layers are of models with experts")
     if model.dense_layers > model.layers or bool(model.dense_layers) != bool(model.dense_ffn):

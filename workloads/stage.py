@@ -218,7 +218,7 @@ def layer_matrices(shard: Shard) -> float:
 def layer_parameters(shard: Shard) -> Parameters:
     """Of one layer on one rank: matrices split by tensor parallelism; norms, router, latent columns on every rank."""
     model, layout = shard.model, shard.layout
-    whole = model.hidden * (model.experts + model.down_columns)
+    whole = model.hidden * (model.experts + model.down_columns) + (model.experts if model.biases == "all" else 0)
     matrices = model.layer_matmul_parameters + model.layer_bias_parameters - whole
     dense = matrices / layout.tp + (model.layer_parameters - matrices)
     return Parameters(dense=dense, experts=model.layer_expert_parameters / (layout.expert_tp * layout.ep))

@@ -225,6 +225,13 @@ def test_a_model_of_the_catalogue_says_what_a_row_has_no_column_for():
     assert job(family="moe", layers="24", experts="64", **shape).model.head_dim == 64
 
 
+def test_windows_sinks_and_biases_are_those_of_the_model_of_the_catalogue():
+    known = catalogued("gpt-oss-120b")
+    shape = {"hidden": "2880", "ffn": "2880", "heads": "64", "kv_heads": "8", "vocab": "201088", "topk": "4"}
+    found = job(family="moe", stack="megatron-core", layers="36", experts="128", tp="1", **shape).model
+    assert replace(found, name=known.name, max_positions=known.max_positions) == known
+
+
 def test_what_hardly_matters_may_be_missing():
     assert job(missing_inputs="inter_node_gbit_per_s").layout.gpus == 16
 
