@@ -4,8 +4,6 @@ Tokens are dealt evenly, as a router with a balancing loss or bias aims at; a st
 Recomputation selective by op runs the GEMMs of experts again: its lists of what is kept do not name grouped ones.
 """
 
-from dataclasses import replace
-
 from workloads.graph import Work
 from workloads.ops import DTYPE_BYTES, Gemm, Layout
 from workloads.parallelism import expert
@@ -44,10 +42,10 @@ def _activated(shard: Shard, columns: int) -> tuple[Piece, ...]:
 
 
 def _biased(shard: Shard, name: str, kernels: tuple[str, ...], columns: int) -> tuple[Piece, ...]:
-    """A bias for the rows of each expert, where kernels of their own add it; they keep no rows."""
+    """A bias for the rows of each expert, where kernels of their own add it."""
     if shard.model.biases != "all" or not kernels:
         return ()
-    return (replace(pointwise(shard, name, kernels, _arrived(shard), columns), saved_bytes=0.0),)
+    return (pointwise(shard, name, kernels, _arrived(shard), columns),)
 
 
 def _arrived(shard: Shard) -> int:
