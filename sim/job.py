@@ -42,16 +42,11 @@ class Job:
             training=self.training,
             stack=self.stack,
             execution=self.execution or self.stack.execution,
-            attention=self.attention or self._usual_attention,
+            attention=self.attention or self.stack.attention,
         )
         if faults := [*self._size_faults(), *stack_faults(shard)]:
             raise WorkloadError("job", faults)
         return shard
-
-    @property
-    def _usual_attention(self) -> str:
-        """The stack's; unfused for a model with sinks that its fused kernel does not take."""
-        return "unfused" if self.model.sinks and not self.stack.fused_sinks else self.stack.attention
 
     def _size_faults(self) -> Iterator[str]:
         if self.layout.gpus > self.cluster.gpus:
@@ -67,6 +62,7 @@ def stack_faults(shard: Shard) -> Iterator[str]:
     if shard.attention not in ("flash", "unfused"):
         yield f"stack.attention: {unknown('attention', shard.attention, ('flash', 'unfused'))}"
     if shard.attention == "flash" and shard.model.sinks and not shard.stack.fused_sinks:
-        yield f'stack.attention: {shard.stack.name} has no fused kernel for sinks ({shard.model.name}); use "unfused"'
+        kernel = f"{shard.stack.name} has no fused kernel for the sinks of {shard.model.name}"
+        yield f'stack.attention: {kernel}; "unfused" is right, where scores fit into memory'
     if shard.attention == "unfused" and shard.layout.cp > 1:
         yield f'layout.cp = {shard.layout.cp} needs stack.attention = "flash": unfused attention needs all keys'

@@ -186,7 +186,7 @@ class Stack:
     pads_vocab_to: int = 1
     fused_softmax_heads: Annotated[int, Gt(0)] = 1  # of all sequences together, a multiple of which the kernel takes
     fused_gradient_accumulation: bool = False
-    fused_sinks: bool = False  # whether fused attention takes sinks; otherwise models that have them run unfused
+    fused_sinks: bool = False  # whether fused attention takes sinks; models that have them run unfused otherwise
     quantises_experts: bool = True  # in 8- and 4-bit precisions
     accumulates_first: bool = True  # unfused: the first micro-batch adds to a buffer too
 
