@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-MAY_BE_ZERO = ("zero", "zero_group", "experts", "topk")
+MAY_BE_ZERO = ("zero", "zero_group", "experts", "topk", "etp")
 
 
 class SkippedRowError(Exception):

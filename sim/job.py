@@ -61,5 +61,8 @@ def stack_faults(shard: Shard) -> Iterator[str]:
         yield f"stack.execution: {unknown('execution of ' + shard.stack.name, shard.execution, executions)}"
     if shard.attention not in ("flash", "unfused"):
         yield f"stack.attention: {unknown('attention', shard.attention, ('flash', 'unfused'))}"
+    if shard.attention == "flash" and shard.model.sinks and not shard.stack.fused_sinks:
+        kernel = f"{shard.stack.name} has no fused kernel for the sinks of {shard.model.name}"
+        yield f'stack.attention: {kernel}; "unfused" is right, where scores fit into memory'
     if shard.attention == "unfused" and shard.layout.cp > 1:
         yield f'layout.cp = {shard.layout.cp} needs stack.attention = "flash": unfused attention needs all keys'

@@ -19,12 +19,14 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 Sizes = tuple[str | int, ...]
+# What a table has no columns for, and a model of the catalogue with the sizes of a row says.
+UNSAID = ("head_dim", "biases", "qk_norm", "window", "full_every", "sinks", "clamped", "rope_scaled")
 
 
 def model_of(row: Mapping[str, str]) -> Model:
     """The model that a row describes; raises WorkloadError or SkippedRowError.
 
-    Tables of runs have no column for the size of a head, for biases and for the norm of queries and keys. A model of
+    Tables of runs have no column for the size of a head, for biases, windows and the like (`UNSAID`). A model of
     the catalogue with the same sizes answers that, whatever the row calls it and however many layers ran. Embeddings
     stay the family's: trainers do not tie them wherever the published weights are tied. Latent attention, shared
     experts and dense first layers have no columns at all: only a model of the catalogue has them.
@@ -35,10 +37,9 @@ def model_of(row: Mapping[str, str]) -> Model:
     alike = _by_sizes().get(_sizes(model), ())
     if row["family"] == LATENT:
         return _latent(model, alike)
-    said = {(each.head_dim, each.biases, each.qk_norm) for each in alike}
+    said = {tuple(getattr(each, name) for name in UNSAID) for each in alike}
     if len(said) == 1:  # models of the same sizes may differ
-        ((head_dim, biases, qk_norm),) = said
-        model = replace(model, head_dim=head_dim, biases=biases, qk_norm=qk_norm)
+        model = replace(model, **dict(zip(UNSAID, said.pop(), strict=True)))
     elif model.hidden % model.heads or (model.positions == "rope" and model.head_dim % 2):
         shape = f"hidden / heads = {model.hidden} / {model.heads}"
         raise SkippedRowError(f"{shape} is not the size of a head, and no model of the catalogue has these sizes")

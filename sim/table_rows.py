@@ -36,7 +36,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "collective": ("ranks", "bytes"),
 }
 COUNTS = (
-    *("batch", "m", "n", "k", "seq_q", "seq_kv", "heads", "kv_heads", "head_dim", "rows", "cols"),
+    *("batch", "m", "n", "k", "seq_q", "seq_kv", "heads", "kv_heads", "head_dim", "window", "rows", "cols"),
     *("ranks", "ranks_per_node"),
 )
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -101,6 +101,7 @@ def _attention(row: Row, direction: Direction) -> Attention:
         kv_heads=count(row, "kv_heads", count(row, "heads")),
         dtype=row["dtype"],
         causal=FLAGS[row.get("causal", "").lower() or "yes"],
+        window=count(row, "window", 0),
         direction=direction,
         kernel=row.get("kernel") or "flash",
     )

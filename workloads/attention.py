@@ -72,6 +72,7 @@ def _kernel(shard: Shard, direction: Direction) -> Attention:
         head_dim=shard.model.core_dim,
         dtype=shard.precision.activation,
         causal=shard.model.family != "bert",
+        window=shard.window,
         direction=direction,
         kernel=shard.stack.flash_kernel,
     )

@@ -16,18 +16,36 @@ def routed(shard: Shard) -> tuple[Piece, ...]:
     columns, hidden = shard.model.ffn // shard.layout.expert_tp, shard.model.hidden
     gates = 2 if shard.model.gated else 1
     fused = shard.stack.fused_projections and shard.stack.fused_gate
-    activation = shard.kernels.gated if shard.model.gated else shard.kernels.activation(shard.model.activation)
     return (
         _router(shard),
         pointwise(shard, "route", shard.kernels.route, _routing(shard), shard.model.experts, "fp32"),
         _dispatch(shard),
         _rows(shard, "arrange", shard.kernels.arrange),
         _grouped(shard, "experts up", hidden, (gates * columns,) if fused else (columns,) * gates),
-        pointwise(shard, "experts activation", activation, _arrived(shard), columns),
+        *_biased(shard, "experts up bias", shard.kernels.up_bias, gates * columns),
+        *_activated(shard, columns),
         _grouped(shard, "experts down", columns, (hidden,)),
+        *_biased(shard, "experts down bias", shard.kernels.down_bias, hidden),
         _rows(shard, "restore", shard.kernels.restore),
         _combine(shard),
     )
+
+
+def _activated(shard: Shard, columns: int) -> tuple[Piece, ...]:
+    """The activation; where its inputs are clamped by a kernel of their own, that one and then the activation."""
+    kernels = shard.kernels.gated if shard.model.gated else shard.kernels.activation(shard.model.activation)
+    chain = [shard.kernels.clamp, kernels] if shard.model.clamped and shard.kernels.clamp else [kernels]
+    names = ("experts activation", "experts gate")
+    return tuple(
+        pointwise(shard, name, each, _arrived(shard), columns) for name, each in zip(names, chain, strict=False)
+    )
+
+
+def _biased(shard: Shard, name: str, kernels: tuple[str, ...], columns: int) -> tuple[Piece, ...]:
+    """A bias for the rows of each expert, where kernels of their own add it."""
+    if shard.model.biases != "all" or not kernels:
+        return ()
+    return (pointwise(shard, name, kernels, _arrived(shard), columns),)
 
 
 def _arrived(shard: Shard) -> int:

@@ -31,7 +31,7 @@ TABLE_DEFAULTS: Mapping[Family, Traits] = {
 
 OPTIONAL_SIZES = (
     *("experts", "topk", "shared_ffn", "dense_layers", "dense_ffn"),
-    *("kv_rank", "q_rank", "rope_dim", "value_dim"),
+    *("kv_rank", "q_rank", "rope_dim", "value_dim", "window", "full_every"),
 )
 TABLE_KEYS = (*(field.name for field in fields(Model)), "source")
 
@@ -85,6 +85,9 @@ def model_from_table(table: Mapping[str, object], name: str) -> Model:
         qk_norm=reader.flag("qk_norm", traits.qk_norm),
         embedding_norm=reader.flag("embedding_norm", traits.embedding_norm),
         norm_bias=reader.flag("norm_bias", traits.norm_bias),
+        sinks=reader.flag("sinks", False),
+        clamped=reader.flag("clamped", False),
+        rope_scaled=reader.flag("rope_scaled", False),
         **{name: reader.size(name) for name in OPTIONAL_SIZES if name in table},
     )
     return _sound(model, faults)
@@ -157,6 +160,41 @@ def _as_it_is(_reader: Reader, model: Model) -> Model:
     return model
 
 
+def _windowed(reader: Reader, model: Model) -> Model:
+    """`sliding_window` tokens, in all layers or in those that `layer_types` names."""
+    if not reader.values.get("sliding_window"):
+        return model
+    return replace(model, window=reader.size("sliding_window"), full_every=_full_every(reader, model.layers))
+
+
+def _full_every(reader: Reader, layers: int) -> int:
+    """Of how many layers one sees all of the sequence, the last; 0 where none does."""
+    kinds = reader.values.get("layer_types") or ["sliding_attention"] * layers
+    known = isinstance(kinds, list) and len(kinds) == layers
+    every = kinds.index("full_attention") + 1 if isinstance(kinds, list) and "full_attention" in kinds else 0
+    words = [every and (layer + 1) % every == 0 for layer in range(layers)]
+    if not known or every == 1 or kinds != ["full_attention" if full else "sliding_attention" for full in words]:
+        reader.faults.append(
+            f"'layer_types' of {layers} layers: sliding_attention with a full_attention after every so many is covered"
+        )
+    return every
+
+
+def _gpt_oss(reader: Reader, model: Model) -> Model:
+    """Every other layer with a window, unless it says otherwise; sinks and clamps are part of the code."""
+    reader.refuse_unless("attention_bias", right=True, absent=True)
+    kinds = ["full_attention" if layer % 2 else "sliding_attention" for layer in range(model.layers)]
+    said = {"sliding_window": 128, "layer_types": kinds, **reader.values}
+    yarn = reader.table("rope_scaling").values.get("rope_type") == "yarn"
+    return replace(_windowed(Reader(said, reader.faults), model), sinks=True, clamped=True, rope_scaled=yarn)
+
+
+def _qwen(reader: Reader, model: Model) -> Model:
+    """Windows may be given and are off; from some layer on they are not covered."""
+    reader.refuse_unless("use_sliding_window", right=False, absent=False)
+    return model
+
+
 def _llama(reader: Reader, model: Model) -> Model:
     """Two switches: biases of the four attention projections, and of the MLP."""
     attention, mlp = reader.flag("attention_bias", False), reader.flag("mlp_bias", False)
@@ -170,7 +208,11 @@ def _qwen3_moe(reader: Reader, model: Model) -> Model:
     """`intermediate_size` is of dense MLPs, of which there must be none."""
     reader.refuse_unless("decoder_sparse_step", right=1, absent=1)
     reader.refuse_unless("mlp_only_layers", right=[], absent=[])
-    return replace(_llama(reader, model), ffn=reader.size("moe_intermediate_size"))
+    return replace(_qwen3(reader, model), ffn=reader.size("moe_intermediate_size"))
+
+
+def _qwen3(reader: Reader, model: Model) -> Model:
+    return _llama(reader, _qwen(reader, model))
 
 
 def _deepseek(reader: Reader, model: Model) -> Model:
@@ -256,7 +298,11 @@ def _bert(reader: Reader, model: Model) -> Model:
 
 SPECIALS: Mapping[str, Callable[[Reader, Model], Model]] = {
     "llama": _llama,
-    "qwen3": _llama,
+    "gpt_oss": _gpt_oss,
+    "mistral": _windowed,
+    "mixtral": _windowed,
+    "qwen2": _qwen,
+    "qwen3": _qwen3,
     "qwen3_moe": _qwen3_moe,
     "deepseek_v2": _deepseek,
     "deepseek_v3": _deepseek,

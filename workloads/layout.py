@@ -211,7 +211,7 @@ def _name_faults(model: Model, layout: Layout, training: Training) -> Iterator[s
 
 
 def _degree_faults(model: Model, layout: Layout, training: Training) -> Iterator[str]:
-    for what, size in (("heads", model.heads), ("ffn", model.ffn)):
+    for what, size in _split_sizes(model).items():
         if size % layout.tp:
             yield f"{model.name}: {what} = {size} is not divisible by layout.tp = {layout.tp}"
     chunks = layout.pp * layout.vp
@@ -224,6 +224,8 @@ def _degree_faults(model: Model, layout: Layout, training: Training) -> Iterator
         )
     if training.seq_len % layout.cp:
         yield f"training.seq_len = {training.seq_len} is not divisible by layout.cp = {layout.cp}"
+    if model.window and layout.cp > 1:
+        yield f"layout.cp = {layout.cp}: sliding windows ({model.name}) are not covered under context parallelism"
     if layout.sequence_parallel and training.seq_len // layout.cp % layout.tp:
         yield f"training.seq_len / cp = {training.seq_len // layout.cp} is not divisible by layout.tp = {layout.tp}"
     if layout.sequence_parallel and layout.tp == 1:
@@ -231,6 +233,12 @@ def _degree_faults(model: Model, layout: Layout, training: Training) -> Iterator
     yield from _expert_faults(model, layout)
     if layout.zero_group and layout.data_ranks % layout.zero_group:
         yield f"layout.zero_group = {layout.zero_group} does not divide dp x cp = {layout.data_ranks}"
+
+
+def _split_sizes(model: Model) -> dict[str, int]:
+    """What tensor parallelism splits of a model; of experts it may split the columns, or leave them whole."""
+    mlps = {"shared_ffn": model.shared_ffn, "dense_ffn": model.dense_ffn} if model.experts else {"ffn": model.ffn}
+    return {"heads": model.heads, **mlps}
 
 
 def _expert_faults(model: Model, layout: Layout) -> Iterator[str]:
@@ -245,6 +253,9 @@ def _expert_faults(model: Model, layout: Layout) -> Iterator[str]:
     if layout.etp < 0 or (layout.etp and layout.tp % layout.etp):
         yield f"layout.etp = {layout.etp}: 0 (the usual), or a divisor of tp = {layout.tp}"
         return
+    if model.ffn % layout.expert_tp:
+        key = "etp" if layout.etp else "tp"
+        yield f"{model.name}: ffn = {model.ffn} is not divisible by layout.{key} = {layout.expert_tp}"
     ranks = layout.data_ranks * layout.tp
     if ranks % (layout.ep * layout.expert_tp):
         split = f"layout.ep = {layout.ep}" + (f" times etp = {layout.expert_tp}" if layout.expert_tp > 1 else "")

@@ -4,7 +4,7 @@ Symbols below: h hidden, l layers, f ffn, V vocabulary, s sequence length, a hea
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 Family = Literal["gpt", "llama", "bert"]
 Norm = Literal["layer_norm", "rms_norm"]
@@ -13,7 +13,7 @@ Positions = Literal["learned", "rope", "alibi", "none"]
 Activation = Literal["gelu", "silu", "relu", "squared_relu"]
 
 SIZES = ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim", "vocab", "max_positions")
-FLAGS = ("gated", "tied_embeddings", "qk_norm", "embedding_norm", "norm_bias")
+FLAGS = ("gated", "tied_embeddings", "qk_norm", "embedding_norm", "norm_bias", "sinks", "clamped", "rope_scaled")
 CHOICES: dict[str, tuple[str, ...]] = {
     "family": get_args(Family),
     "norm": get_args(Norm),
@@ -29,6 +29,13 @@ LARGEST_SIZE = 10**8
 SEGMENT_TYPES = 2
 
 
+class Kind(NamedTuple):
+    """In what the layers of a model differ: first ones may be without experts, some may see only a window."""
+
+    dense: bool
+    windowed: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """A transformer, dense or with a mixture of experts in the place of every MLP.
@@ -41,7 +48,8 @@ class Model:
         ffn: columns of the MLP's inner layer (of each of the two projections where `gated`).
         vocab: rows of the embedding table as the model is trained, padding included.
         biases: which linear layers have one: those of Q, K and V; of the attention with its output
-            projection; all in the transformer layers. The vocabulary projection never has.
+            projection; all in the transformer layers, router and experts among them. The vocabulary projection
+            never has.
         positions: how the order enters; only `learned` ones are parameters.
         max_positions: longest sequence; for `learned`, the rows of the table (OPT keeps two spare ones);
             for `alibi`, the length that it was trained with.
@@ -58,6 +66,11 @@ class Model:
         rope_dim: of the `head_dim` columns of latent attention's queries and keys, those that are rotated; all heads
             share the keys'.
         value_dim: columns of a head's value in latent attention, which may differ from `head_dim`.
+        window: tokens that a token sees in layers with sliding windows, itself the last of them; 0 without windows.
+        full_every: of so many layers the last one has no window (2: every other layer); 0: all have it.
+        sinks: each head has a learned logit that takes part in the softmax and is worth no value (GPT-OSS).
+        clamped: the two inputs of a gated activation are clamped first (GPT-OSS).
+        rope_scaled: rotary positions also scale queries and keys (YaRN, arXiv:2309.00071, unless `mscale` undoes it).
     """
 
     name: str
@@ -88,12 +101,27 @@ class Model:
     q_rank: int = 0
     rope_dim: int = 0
     value_dim: int = 0
+    window: int = 0
+    full_every: int = 0
+    sinks: bool = False
+    clamped: bool = False
+    rope_scaled: bool = False
 
     @property
     def dense(self) -> "Model":
         """The model that has all layers like the first ones, which are without experts."""
         ffn = self.dense_ffn or self.ffn
         return replace(self, ffn=ffn, experts=0, topk=0, shared_ffn=0, dense_layers=0, dense_ffn=0)
+
+    def kind(self, layer: int) -> Kind:
+        """Of a layer, counted from 0."""
+        full = not self.window or (self.full_every > 0 and (layer + 1) % self.full_every == 0)
+        return Kind(dense=layer < self.dense_layers, windowed=not full)
+
+    def alike(self, kind: Kind) -> "Model":
+        """The model that has all layers of one kind."""
+        model = self.dense if kind.dense else self
+        return replace(model, window=self.window if kind.windowed else 0, full_every=0) if self.full_every else model
 
     @property
     def value_head_dim(self) -> int:
@@ -157,9 +185,14 @@ class Model:
         return self.hidden * self.ffn_in_columns + self.ffn * self.hidden
 
     @property
+    def mlp_bias_parameters(self) -> int:
+        """Biases of the projections of one MLP, or of one expert."""
+        return self.ffn_in_columns + self.hidden if self.biases == "all" else 0
+
+    @property
     def layer_expert_parameters(self) -> int:
-        """Weights of all experts of one layer."""
-        return self.experts * self.mlp_parameters
+        """Weights and biases of all experts of one layer."""
+        return self.experts * (self.mlp_parameters + self.mlp_bias_parameters)
 
     @property
     def layer_active_parameters(self) -> int:
@@ -168,15 +201,16 @@ class Model:
 
     @property
     def layer_bias_parameters(self) -> int:
-        """Biases of the linear layers of one layer."""
+        """Biases of the linear layers of one layer; with experts, of attention and router."""
         qkv, attention = self.qkv_columns, self.qkv_columns + self.hidden
-        everything = attention + self.ffn_in_columns + self.hidden
+        everything = attention + (self.experts or self.mlp_bias_parameters)
         return {"none": 0, "qkv": qkv, "attention": attention, "all": everything}[self.biases]
 
     @property
     def layer_parameters(self) -> int:
-        """Of one layer without experts: projections, biases, two norms, and the norms of Q and K where there are."""
+        """Of one layer without experts: projections, biases, two norms; norms of Q and K, and sinks, if any."""
         inner = (2 * self.head_dim if self.qk_norm else 0) + self.q_rank + self.kv_rank
+        inner += self.heads if self.sinks else 0
         return self.layer_matmul_parameters + self.layer_bias_parameters + 2 * self.norm_parameters + inner
 
     @property
@@ -242,11 +276,18 @@ class Model:
 
             4 l a d s,   or with the masked half left out   4 l a d (s + 1) / 2
 
-        Sliding windows are not known to a Model: every token sees the whole sequence (before it).
+        and in layers with a window of w < s tokens   4 l a d w,   or   4 l a d (w - w (w - 1) / (2 s)).
         GPT-2 at s = 1024: 4 · 12 · 768 · 1024 = 37,748,736; causal 18,892,800.
         """
-        keys = (seq_len + 1) / 2 if causal else seq_len
-        return 4.0 * self.layers * self.heads * self.core_dim * keys
+        windowed = sum(self.kind(layer).windowed for layer in range(self.layers))
+        keys = windowed * _mean_keys(seq_len, min(self.window, seq_len), causal=causal)
+        keys += (self.layers - windowed) * _mean_keys(seq_len, seq_len, causal=causal)
+        return 4.0 * self.heads * self.core_dim * keys
+
+
+def _mean_keys(seq_len: int, window: int, *, causal: bool) -> float:
+    """Keys that a token is multiplied with, of at most `window`; without the causal mask those of the last one."""
+    return window - window * (window - 1) / (2 * seq_len) if causal else float(window)
 
 
 def step_model_flops(model: Model, seq_len: int, sequences: int) -> float:
@@ -301,8 +342,12 @@ def _inconsistencies(model: Model) -> tuple[str, ...]:
         faults.append(f"heads {model.heads} is not a multiple of kv_heads {model.kv_heads}")
     if not 0 <= model.topk <= model.experts or bool(model.topk) != bool(model.experts):
         faults.append(f"topk {model.topk} of {model.experts} experts: from 1 to all of them, or none of none")
-    if model.experts and model.biases == "all":
-        faults.append("experts with biases are not covered")
+    if model.biases == "all" and (model.shared_ffn or model.kv_rank):
+        faults.append("biases of shared experts and of latent attention are not covered")
+    if model.clamped and not model.gated:
+        faults.append("clamped is of gated activations")
+    if model.rope_scaled and model.positions != "rope":
+        faults.append("rope_scaled is of rotary positions")
     if (model.shared_ffn or model.dense_layers) and not model.experts:
         faults.append("shared_ffn and dense_layers are of models with experts")
     if model.dense_layers > model.layers or bool(model.dense_layers) != bool(model.dense_ffn):
@@ -312,6 +357,10 @@ def _inconsistencies(model: Model) -> tuple[str, ...]:
         faults.append("latent attention (kv_rank) needs rope_dim below head_dim, value_dim, and kv_heads = heads")
     if not model.kv_rank and (model.q_rank or model.rope_dim or model.value_dim):
         faults.append("q_rank, rope_dim and value_dim are of latent attention: kv_rank is missing")
+    if model.full_every and not (model.window and 2 <= model.full_every <= model.layers):
+        faults.append(f"full_every {model.full_every}: from 2 to the layers of a model that has a window")
+    if model.window and model.family == "bert":
+        faults.append("window is of causal models")
     if model.positions == "rope" and model.head_dim % 2:
         faults.append(f"head_dim {model.head_dim} is odd; rotary positions need pairs")
     return tuple(faults)

@@ -64,7 +64,8 @@ class Attention:
     """softmax(Q K^T) V in one fused kernel, forward or backward.
 
     `heads` query heads share `kv_heads` heads of keys and values; a causal mask halves the work of a square
-    problem. The backward pass does 2.5 times the forward FLOPs (five matrix products instead of two).
+    problem. The backward pass does 2.5 times the forward FLOPs (five matrix products instead of two). With a
+    `window` each query sees so many keys at most, its own the last of them (causal ones only); 0: all before it.
     """
 
     batch: int
@@ -75,12 +76,13 @@ class Attention:
     head_dim: int
     dtype: str
     causal: bool = True
+    window: int = 0
     direction: Direction = "fwd"
     kernel: str = "flash"
 
     @property
     def flops(self) -> float:
-        """Of the matrix products, the masked half not counted."""
+        """Of the matrix products; what is masked is not counted."""
         products = 2 if self.direction == "fwd" else 5
         return products * 2.0 * self.batch * self.heads * self.head_dim * self.pairs
 
@@ -89,11 +91,9 @@ class Attention:
         """Query-key pairs that are computed, for each head and sample."""
         if not self.causal:
             return float(self.seq_q * self.seq_kv)
-        return (
-            self.seq_q * (self.seq_kv - (self.seq_q - 1) / 2)
-            if self.seq_q <= self.seq_kv
-            else (self.seq_kv * (self.seq_kv + 1) / 2)
-        )
+        seeing, before = min(self.seq_q, self.seq_kv), max(self.seq_kv - self.seq_q, 0)
+        growing = min(max(self.window - before, 0), seeing) if self.window else seeing
+        return growing * (before + (growing + 1) / 2) + (seeing - growing) * float(self.window)
 
     @property
     def bytes(self) -> float:

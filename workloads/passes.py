@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from workloads.graph import Message, Segment
 from workloads.layout import Layout
+from workloads.model import Kind
 from workloads.ops import DTYPE_BYTES
 from workloads.parallelism import data
 from workloads.parallelism.sharded import Copied, into_bucket, with_copies
@@ -175,12 +176,13 @@ class _Unit:
             width = DTYPE_BYTES[data.gradient_dtype(shard)]
             size = max(1, round(shard.stack.data.bucket_bytes / (layer_parameters(shard).total * width)))
         starts = range(0, max(chunk.layers, 1), size)  # a chunk without layers still has the embedding or the head
-        made: dict[tuple[int, bool, bool, int, int], _Unit] = {}
+        made: dict[tuple[tuple[Kind, ...], bool, bool, int], _Unit] = {}
         units = []
         for start in starts:
             layers = range(start, min(start + size, chunk.layers))
-            again, dense = (among_first(layers, count) for count in (chunk.recomputed, chunk.dense))
-            key = (len(layers), start == 0, layers.stop == chunk.layers, again, dense)
+            again = among_first(layers, chunk.recomputed)
+            of = tuple(shard.model.kind(chunk.start + layer) for layer in layers)
+            key = (of, start == 0, layers.stop == chunk.layers, again)
             if key not in made:
                 made[key] = cls(blocks, chunk, layers)
             units.append(made[key])

@@ -35,7 +35,8 @@ def _with_its_inside(*names: str) -> Module:
 
 EXPERTS = (
     *("router", "route", "dispatch", "arrange"),
-    *("experts up", "experts activation", "experts down", "restore", "combine"),
+    *("experts up", "experts up bias", "experts activation", "experts gate"),
+    *("experts down", "experts down bias", "restore", "combine"),
 )
 # As Megatron-Core names them (`--recompute-modules`); `core_attn` runs again what has scores.
 MODULES = {
@@ -43,7 +44,7 @@ MODULES = {
     "mla_up_proj": Module(frozenset({"latent up", "latent rope"}), frozenset({"attention"})),
     "mlp": _with_its_inside("up", "activation", "down"),
     "moe": _with_its_inside(*EXPERTS),
-    "moe_act": Module(frozenset({"experts activation"}), frozenset({"experts down"})),
+    "moe_act": Module(frozenset({"experts activation", "experts gate"}), frozenset({"experts gate", "experts down"})),
     "shared_experts": _with_its_inside("shared up", "shared activation", "shared down"),
 }
 

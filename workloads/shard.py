@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from workloads.layout import Layout, Training
-from workloads.model import Model
+from workloads.model import Kind, Model
 from workloads.ops import DTYPE_BYTES, traffic_table
 from workloads.parameters import Parameters
 from workloads.precision import PRECISIONS, Precision
@@ -21,10 +21,9 @@ class Shard:
     execution: str
     attention: str
 
-    @property
-    def dense(self) -> "Shard":
-        """The same with every layer like the model's first ones, which are without experts."""
-        return replace(self, model=self.model.dense)
+    def alike(self, kind: Kind) -> "Shard":
+        """The same with every layer of one of the model's kinds."""
+        return replace(self, model=self.model.alike(kind))
 
     @property
     def kernels(self) -> Kernels:
@@ -118,6 +117,11 @@ class Shard:
     def split_tokens(self) -> int:
         """Rows of norms and residuals: sequence parallelism splits them over the tensor-parallel ranks."""
         return self.tokens // self.layout.tp if self.layout.sequence_parallel else self.tokens
+
+    @property
+    def window(self) -> int:
+        """Keys that a query of the layer sees, where that is fewer than there are; else 0."""
+        return self.model.window if self.model.window < self.sequence else 0
 
     @property
     def heads(self) -> int:

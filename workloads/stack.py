@@ -32,6 +32,8 @@ class Kernels:
     loss: tuple[str, ...]
     softmax_fallback: tuple[str, ...] = ()  # in its place where the fused kernel does not take the number of heads
     rope_normalised: tuple[str, ...] = ()  # in its place where queries and keys are normalised before (Qwen3)
+    rope_scaled: tuple[str, ...] = ()  # in its place where it also scales queries and keys (YaRN)
+    clamp: tuple[str, ...] = ()  # in front of a gated activation that is clamped, where it is no part of that kernel
     loss_split: tuple[str, ...] = ()  # over logits split by tensor parallelism, where that takes other kernels
     cast: tuple[str, ...] = ("cast",)  # of an input under torch.autocast, where no other kernel does it on the way
     context: tuple[str, ...] = ()  # behind attention, over its output: from heads first to tokens first
@@ -47,6 +49,8 @@ class Kernels:
     route: tuple[str, ...] = ("softmax",)  # over the router's scores, in fp32
     permute: tuple[str, ...] = ("gather_rows",)  # tokens, once for each of their experts, in the order of ranks
     arrange: tuple[str, ...] = ("gather_rows",)  # what has arrived, in the order of the experts of a rank
+    up_bias: tuple[str, ...] = ("bias_add",)  # of the first product of experts; none where part of it
+    down_bias: tuple[str, ...] = ("bias_add",)  # likewise of the last one
     restore: tuple[str, ...] = ("gather_rows",)  # back
     unsort: tuple[str, ...] = ()  # rows in the order of their tokens again, where `combine` does not do it on the way
     combine: tuple[str, ...] = ("combine_rows",)  # the rows of a token, weighted and summed up
@@ -183,6 +187,7 @@ class Stack:
     pads_vocab_to: int = 1
     fused_softmax_heads: Annotated[int, Gt(0)] = 1  # of all sequences together, a multiple of which the kernel takes
     fused_gradient_accumulation: bool = False
+    fused_sinks: bool = False  # whether fused attention takes sinks; models that have them run unfused otherwise
     quantises_experts: bool = True  # in 8- and 4-bit precisions
     accumulates_first: bool = True  # unfused: the first micro-batch adds to a buffer too
 

@@ -1,14 +1,15 @@
 """What one pipeline stage holds and runs: its layers and ends as blocks, its parameters, its activations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, groupby
 
 from workloads import transformer
 from workloads.accumulation import Accumulation, accumulation
 from workloads.graph import Block, Segment, Work
 from workloads.layout import chunk_layers, recomputed_layers
+from workloads.model import Kind
 from workloads.ops import DTYPE_BYTES, Pointwise
 from workloads.parameters import Parameters, summed
 from workloads.pieces import Piece
@@ -34,9 +35,12 @@ class Blocks:
     shard: Shard
 
     @cached_property
-    def dense(self) -> "Blocks":
-        """Those of the model's first layers, where these are without experts."""
-        return Blocks(shard=self.shard.dense)
+    def kinds(self) -> Mapping[Kind, "Blocks"]:
+        """Those of each kind of layer that the model has."""
+        model = self.shard.model
+        return {
+            kind: Blocks(shard=self.shard.alike(kind)) for kind in dict.fromkeys(map(model.kind, range(model.layers)))
+        }
 
     @cached_property
     def layer(self) -> tuple[Piece, ...]:
@@ -111,13 +115,13 @@ class Chunk:
     """Consecutive layers of the model on one stage; the first also embeds, the last has the head.
 
     Args:
-        dense: of its layers, the first ones, those that are without experts in a model with experts.
+        start: number of its first layer in the model.
     """
 
     stage: int
     index: int
+    start: int
     layers: int
-    dense: int
     first: bool
     last: bool
     recomputed: int
@@ -136,8 +140,8 @@ def stage_chunks(shard: Shard, stage: int) -> tuple[Chunk, ...]:
             Chunk(
                 stage=stage,
                 index=index,
+                start=sum(layers[:number]),
                 layers=count,
-                dense=min(max(shard.model.dense_layers - sum(layers[:number]), 0), count),
                 first=number == 0,
                 last=number == layout.pp * layout.vp - 1,
                 recomputed=min(left, count),
@@ -153,11 +157,11 @@ def among_first(layers: range, count: int) -> int:
 
 
 def kinds(blocks: Blocks, chunk: Chunk, layers: range | None = None) -> list[tuple[Blocks, range]]:
-    """Layers of a chunk, or some consecutive ones of them, by kind: without experts first, then the others."""
+    """Layers of a chunk, or some consecutive ones of them, as runs of one kind."""
     part = range(chunk.layers) if layers is None else layers
-    border = part.start + among_first(part, chunk.dense)
-    dense, others = range(part.start, border), range(border, part.stop)
-    return [*([(blocks.dense, dense)] if dense else []), *([(blocks, others)] if others else [])]
+    runs = groupby(part, lambda layer: blocks.shard.model.kind(chunk.start + layer))
+    found = [(blocks.kinds[kind], list(run)) for kind, run in runs]
+    return [(kind, range(run[0], run[-1] + 1)) for kind, run in found]
 
 
 def layer_blocks(
@@ -214,7 +218,7 @@ def layer_matrices(shard: Shard) -> float:
 def layer_parameters(shard: Shard) -> Parameters:
     """Of one layer on one rank: matrices split by tensor parallelism; norms, router, latent columns on every rank."""
     model, layout = shard.model, shard.layout
-    whole = model.hidden * (model.experts + model.down_columns)
+    whole = model.hidden * (model.experts + model.down_columns) + (model.experts if model.biases == "all" else 0)
     matrices = model.layer_matmul_parameters + model.layer_bias_parameters - whole
     dense = matrices / layout.tp + (model.layer_parameters - matrices)
     return Parameters(dense=dense, experts=model.layer_expert_parameters / (layout.expert_tp * layout.ep))

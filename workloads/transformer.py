@@ -134,7 +134,8 @@ def _rope(shard: Shard) -> Piece:
         )
     columns = (shard.heads + shard.kv_heads) * shard.model.head_dim
     normalised = shard.kernels.rope_normalised if shard.model.qk_norm else ()
-    return pointwise(shard, "rope", normalised or shard.kernels.rope, shard.tokens, columns)
+    scaled = shard.kernels.rope_scaled if shard.model.rope_scaled else ()
+    return pointwise(shard, "rope", scaled or normalised or shard.kernels.rope, shard.tokens, columns)
 
 
 def _head_norms(shard: Shard) -> tuple[Piece, ...]:

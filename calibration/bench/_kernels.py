@@ -364,6 +364,32 @@ def quantize_fp8_transpose(x: Any) -> Any:
     return narrow, narrow.t().contiguous()
 
 
+CLAMP = 7.0
+
+
+def clamp_halves(x: Any) -> Any:
+    """Gate from above, up from both sides, side by side as before."""
+    gate, up = x.chunk(2, -1)
+    return torch.cat((gate.clamp(max=CLAMP), up.clamp(-CLAMP, CLAMP)), -1)
+
+
+def _clamp_halves(session: Session, shape: Measurement) -> Call:
+    """Of so many columns each."""
+    wide = session.random(shape.rows or 1, 2 * (shape.cols or 1), dtype=shape.dtype, grad=True)
+    return Call(clamp_halves, (wide,))
+
+
+def row_bias(x: Any, bias: Any, weights: Any) -> Any:
+    """The same bias for two experts' rows, each times its weight."""
+    parts = zip(x.tensor_split(2), weights.tensor_split(2), strict=True)
+    return torch.cat([rows + bias * weight for rows, weight in parts])
+
+
+def _row_bias(session: Session, shape: Measurement) -> Call:
+    x, bias = _tensors(session, shape, "xw")
+    return Call(row_bias, (x, bias, session.random(shape.rows or 1, 1, dtype=shape.dtype, grad=True)))
+
+
 EAGER: Mapping[str, Maker] = {
     "copy": _copy,
     "zero": _zero,
@@ -391,6 +417,8 @@ EAGER: Mapping[str, Maker] = {
     "gather_rows": _gather_rows,
     "scatter_rows": _scatter_rows,
     "combine_rows_eager": _combine(combine_rows_eager),
+    "clamp_halves": _clamp_halves,
+    "row_bias": _row_bias,
     "embedding": _embedding,
     "cross_entropy_torch": _loss(cross_entropy_torch),
     "cross_entropy_eager": _loss(cross_entropy_eager),

@@ -21,7 +21,10 @@ STREAMING = ("cast", "mul", "scale", "relu", "gelu", "silu", "dropout", "bias_ad
 SCORES = ("softmax", "mask", "softmax_eager", "softmax_dropout", "softmax_math")
 LOSSES = ("cross_entropy_torch", "cross_entropy_eager", "cross_entropy_split")
 ROUTED = ("gather_rows", "scatter_rows", "combine_rows_eager")
-OTHERS = ("rms_norm_eager", "rope_eager", "rope_complex", "embedding", "merge_attention")
+OTHERS = (
+    *("rms_norm_eager", "rope_eager", "rope_complex", "embedding", "merge_attention"),
+    *("clamp_halves", "row_bias"),
+)
 KERNELS = tuple((name, 1.0) for name in (*ONE_WAY, *STREAMING, *STREAMING, *SCORES, *LOSSES, *ROUTED, *OTHERS))
 # Their traffic is that of 16-bit activations with fp32 in between.
 NARROW_ONLY = (

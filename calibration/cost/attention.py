@@ -1,6 +1,7 @@
 """Fused attention, forward and backward (equations: docs/models/kernels.md)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,14 +41,28 @@ def _flops_per_s(device: Device, dtype: str, kernel: str, direction: str) -> flo
 def _work(ops: Sequence[Attention], device: Device) -> tuple[Floats, Floats]:
     """FLOPs of the matrix units that the time of all query tiles, and of the longest one, is worth."""
     architecture = device.architecture
-    rows = ("batch", "heads", "seq_q", "seq_kv", "head_dim", "pairs")
-    batch, heads, seq_q, seq_kv, head_dim, pairs = np.array(
-        [[getattr(op, row) for row in rows] for op in ops], dtype=np.float64
-    ).T
+    rows = ("batch", "heads", "seq_q", "head_dim")
+    batch, heads, seq_q, head_dim = np.array([[getattr(op, row) for row in rows] for op in ops], dtype=np.float64).T
+    pairs, most_keys = np.array([(_visited_pairs(op), _most_keys(op)) for op in ops], dtype=np.float64).T
     products = np.array([2 if op.direction == "fwd" else 5 for op in ops])
     dims = np.ceil(head_dim / PADDING_HEAD_DIM) * PADDING_HEAD_DIM + architecture.attention_softmax_dims
     ramp = architecture.attention_kv_ramp * (RAMP_HEAD_DIM + architecture.attention_softmax_dims)
     padded = np.ceil(seq_q / PADDING) * PADDING
     work = 2.0 * products * batch * heads * padded * (pairs / seq_q * dims + ramp)
-    longest = 2.0 * products * np.minimum(padded, TILE_Q) * (seq_kv * dims + ramp)
+    longest = 2.0 * products * np.minimum(padded, TILE_Q) * (most_keys * dims + ramp)
     return work, longest
+
+
+def _visited_pairs(op: Attention) -> float:
+    """Pairs of whole tiles, less those that the mask's edge at the diagonal costs, which the ramp counts.
+
+    The far edge of a window moves on with each row of a block: half of the block's rows in keys more than a row has.
+    """
+    if not op.window:
+        return op.pairs
+    return min(op.pairs + op.seq_q * TILE_Q / 2, replace(op, window=0).pairs)
+
+
+def _most_keys(op: Attention) -> int:
+    """That any block of queries visits."""
+    return min(op.seq_kv, op.window + TILE_Q) if op.window else op.seq_kv

@@ -40,8 +40,9 @@ def group_of(op: ComputeOp) -> str:
         # Tensor cores transpose operands of 16 bits, not wider ones: there each layout has kernels of its own.
         layout = f"/{op.layout}" if DTYPE_BYTES[op.dtype] > 2 else ""
         return op.dtype + layout + ("" if _vectorised(op) else "/odd")
-    name = op.kernel if isinstance(op, Attention) else op.op
-    return f"{name}/{op.direction}"
+    if isinstance(op, Attention):  # no windows were measured: a kernel of its own, which physics prices alone
+        return f"{op.kernel}/{op.direction}" + ("/window" if op.window else "")
+    return f"{op.op}/{op.direction}"
 
 
 def _vectorised(op: Gemm) -> bool:

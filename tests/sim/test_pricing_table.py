@@ -1,6 +1,7 @@
 """Measurement tables: every row priced or skipped with its reason, malformed tables refused as a whole."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hardware.descriptor import DescriptorError
 from sim.cli import app
 from sim.collectives import seconds
 from sim.pricing_table import Machines, price_table
+from sim.table_rows import compute_op
 from workloads.ops import Collective, Gemm
 
 TABLE = """op,dtype,device,m,n,k,rows,cols,seq_q,heads,head_dim,ranks,ranks_per_node,bytes,time_s
@@ -58,6 +60,12 @@ def test_every_row_is_priced_or_says_why_not(path: Path):
 def test_spread_ranks_share_no_node(path: Path):
     rows = price_table(path, Machines()).rows
     assert float(rows[6]["predicted_s"]) > float(rows[5]["predicted_s"])
+
+
+def test_a_window_of_a_table_is_that_of_its_op():
+    row = {"op": "attention", "dtype": "bf16", "seq_q": "4096", "heads": "64", "head_dim": "64"}
+    found = compute_op(row | {"window": "128"})
+    assert found == replace(compute_op(row), window=128)
 
 
 def test_a_long_run_is_slower_than_a_benchmark(path: Path):

@@ -225,6 +225,13 @@ def test_a_model_of_the_catalogue_says_what_a_row_has_no_column_for():
     assert job(family="moe", layers="24", experts="64", **shape).model.head_dim == 64
 
 
+def test_windows_sinks_and_biases_are_those_of_the_model_of_the_catalogue():
+    known = catalogued("gpt-oss-120b")
+    shape = {"hidden": "2880", "ffn": "2880", "heads": "64", "kv_heads": "8", "vocab": "201088", "topk": "4"}
+    found = job(family="moe", stack="megatron-core", layers="36", experts="128", tp="1", **shape).model
+    assert replace(found, name=known.name, max_positions=known.max_positions) == known
+
+
 def test_what_hardly_matters_may_be_missing():
     assert job(missing_inputs="inter_node_gbit_per_s").layout.gpus == 16
 
@@ -282,3 +289,10 @@ def test_a_value_that_cannot_be_is_a_reason_that_names_its_column(cells):
 def test_gpus_that_the_degrees_do_not_make_up_are_a_reason(cells):
     """10 GPUs are no multiple of 4; 2 are fewer than 4; 2 x 4 are not 16."""
     assert "gpus" in reason(**cells).lower()
+
+
+def test_zero_ranks_that_split_an_expert_are_as_good_as_a_blank():
+    split = {"family": "moe", "experts": "8", "topk": "2", "sequence_parallel": "yes"}
+    assert job(**split, etp="0").layout == job(**split, etp="").layout
+    assert job(**split, etp="2").layout.etp == 2
+    assert "ep = '0': a whole number of 1 or more is needed" in reason(**split, ep="0")

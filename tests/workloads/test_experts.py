@@ -223,6 +223,28 @@ def test_what_does_not_go_together_is_said(layout, fault):
         check(ROUTED, job.layout, replace(job.training, global_batch=12))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "layout", "fault"),
+    [
+        ({"shared_ffn": 66}, {"ep": 2}, "shared_ffn = 66 is not divisible by layout.tp = 4"),
+        ({"dense_layers": 1, "dense_ffn": 258}, {"ep": 2}, "dense_ffn = 258 is not divisible by layout.tp = 4"),
+        ({"ffn": 66}, {}, "ffn = 66 is not divisible by layout.tp = 4"),
+        ({"ffn": 66}, {"ep": 2, "etp": 4}, "ffn = 66 is not divisible by layout.etp = 4"),
+        ({"ffn": 66}, {"ep": 2}, None),
+    ],
+    ids=str,
+)
+def test_columns_are_divisible_by_the_ranks_that_split_them(sizes, layout, fault):
+    """Those of an expert that stays whole need not be."""
+    model = replace(ROUTED, **sizes)
+    job = make_job(model, dp=2, tp=4, sequence_parallel=True, **layout)
+    if fault is None:
+        check(model, job.layout, job.training)
+        return
+    with pytest.raises(WorkloadError, match=fault):
+        check(model, job.layout, job.training)
+
+
 def test_messages_of_experts_are_part_of_those_of_all():
     program = build(shard_of(ep=2, dp=4, zero=1))
     ranks = {op.ranks for m in program.ops if isinstance(m, Message) for op in m.ops if isinstance(op, Collective)}

@@ -95,7 +95,8 @@ def test_the_first_layers_of_the_model_are_the_dense_ones(pp, vp):
     shard = shard_of(pp=pp, vp=vp)
     chunks = [(chunk.index * pp + stage, chunk) for stage in range(pp) for chunk in stage_chunks(shard, stage)]
     ordered = [chunk for _, chunk in sorted(chunks, key=lambda pair: pair[0])]
-    dense = [number < chunk.dense for chunk in ordered for number in range(chunk.layers)]
+    parts = [part for chunk in ordered for part in kinds(Blocks(shard=shard), chunk)]
+    dense = [not kind.shard.model.experts for kind, part in parts for _ in part]
     assert dense == [True] * 3 + [False] * 5
 
 
@@ -157,7 +158,8 @@ def test_activations_of_experts_that_are_run_again_are_the_input_of_the_last_pro
 def test_dense_layers_run_their_mlp_again_and_the_others_do_not():
     shard = shard_of(training={"recompute": "selective:mlp"})
     blocks = Blocks(shard=shard)
-    again = {work.op.n for work in blocks.dense.again.work if isinstance(work.op, Gemm)}
+    (dense, _), _ = kinds(blocks, stage_chunks(shard, 0)[0])
+    again = {work.op.n for work in dense.again.work if isinstance(work.op, Gemm)}
     assert again == {2 * 256, 64}
     assert blocks.again.pieces == ()
 
