@@ -12,7 +12,7 @@ Ties are broken by the order of the tasks; the same input gives the same output 
 
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, compress
 
 import numpy as np
 import simpy
@@ -187,11 +187,8 @@ def _shared(
 
     A message runs behind the last computation that it waits for and before the first that waits for it.
     """
-    position = {index: place for place, index in enumerate(compute)}
-    readers: dict[int, int] = {}
-    for place, index in enumerate(compute):
-        for earlier in after[index]:
-            readers.setdefault(earlier, place)
+    position = dict(zip(compute, range(len(compute)), strict=True))
+    readers = {earlier: position[index] for index in reversed(compute) for earlier in after[index]}
     change = [0] * (len(compute) + 1)
     for queue in messages:
         gate = -1
@@ -201,4 +198,4 @@ def _shared(
             if gate + 1 < until:
                 change[gate + 1] += 1
                 change[until] -= 1
-    return frozenset(index for index, beside in zip(compute, accumulate(change), strict=False) if beside)
+    return frozenset(compress(compute, accumulate(change)))
