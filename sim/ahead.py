@@ -20,18 +20,19 @@ def task_seconds(
         op_seconds: of each op of the program by itself, the host no further ahead than the segment lets it.
         ahead: whether the host keeps its lead from segment to segment.
     """
-    alone = [op_seconds[task.op] for task in program.tasks]
+    tasks = program.tasks
+    alone = [op_seconds[op] for op in tasks.ops]
     if not ahead:
         return alone
     parts = [(gpu_s(op, times), host_s(op, times)) if isinstance(op, Segment) else None for op in program.ops]
     reading = {index for index, op in enumerate(program.ops) if isinstance(op, Segment) and _reads(op)}
     lead = [0.0] * program.ranks
-    for index, task in enumerate(program.tasks):
-        part = parts[task.op]
-        if part is None or task.stream != COMPUTE:
+    for index, (op, rank, stream) in enumerate(zip(tasks.ops, tasks.ranks, tasks.streams, strict=True)):
+        part = parts[op]
+        if part is None or stream != COMPUTE:
             continue
-        gained = lead[task.rank] + part[0] - part[1]
-        lead[task.rank] = 0.0 if task.op in reading else max(gained, 0.0)
+        gained = lead[rank] + part[0] - part[1]
+        lead[rank] = 0.0 if op in reading else max(gained, 0.0)
         alone[index] = part[0] + max(-gained, 0.0)
     return alone
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sim.engine import Timeline, play
-from workloads.graph import COMPUTE, Block, Segment, Task, Work
+from workloads.graph import COMPUTE, Block, Segment, Task, Tasks, Work
 from workloads.ops import Op, Pointwise
 from workloads.stack import Host
 
@@ -58,7 +58,7 @@ def play_block(
         compute_rate: progress of computation while a message is under way, 0..1.
         message_rate: progress of a message that is meant to run beside computation, 0..1.
     """
-    tasks = block_tasks(block)
+    tasks = Tasks.of(block_tasks(block))
     work = block.work
     seconds = [second for piece in block.pieces for second in _piece_s(piece, prices, message_rate)]
     costs = host.costs

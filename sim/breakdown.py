@@ -56,10 +56,9 @@ def breakdown(
     """
     total: dict[str, float] = {}
     taken = np.asarray(task_seconds)
-    op_of = np.array([task.op for task in program.tasks])
-    rank_of = np.array([task.rank for task in program.tasks])
-    on_compute = np.array([task.stream == COMPUTE for task in program.tasks])
-    of_data = np.array([dimension(program.ops[task.op]) == data.DIMENSION for task in program.tasks])
+    op_of, rank_of = np.array(program.tasks.ops), np.array(program.tasks.ranks)
+    on_compute = np.array([stream == COMPUTE for stream in program.tasks.streams])
+    of_data = np.array([dimension(op) == data.DIMENSION for op in program.ops])[op_of]
     op_parts = [segment_parts(op, times) if isinstance(op, Segment) else {} for op in program.ops]
     beyond = taken - np.array([sum(parts.values()) for parts in op_parts])[op_of]
     counts = np.bincount(op_of[on_compute], minlength=len(program.ops)).tolist()
@@ -69,10 +68,10 @@ def breakdown(
             _add(total, part, count * second)
         _add(total, "launch" if isinstance(op, Segment) else f"exposed {op.dimension}", seconds)
     for rank in range(program.ranks):
-        mine = rank_of == rank
-        idle = _gaps(timeline, mine & on_compute)
-        exposed = _overlap(*idle, timeline, mine & ~on_compute)
-        exposed_data = _overlap(*idle, timeline, mine & of_data)
+        mine = np.flatnonzero(rank_of == rank)
+        idle = _gaps(timeline, mine[on_compute[mine]])
+        exposed = _overlap(*idle, timeline, mine[~on_compute[mine]])
+        exposed_data = _overlap(*idle, timeline, mine[of_data[mine]])
         _add(total, "exposed dp", exposed_data)
         _add(total, "exposed pp", exposed - exposed_data)
         _add(total, "bubble", float((idle[1] - idle[0]).sum()) - exposed)
@@ -87,7 +86,7 @@ def dimension(op: Segment | Message) -> str:
     return op.dimension if isinstance(op, Message) else ""
 
 
-def _gaps(timeline: Timeline, compute: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _gaps(timeline: Timeline, compute: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Begin and end of the times in which a rank computes nothing, sorted."""
     begin = np.concatenate([[0.0], timeline.end_s[compute]])
     end = np.concatenate([timeline.start_s[compute], [timeline.seconds]])
@@ -96,10 +95,10 @@ def _gaps(timeline: Timeline, compute: NDArray[np.bool_]) -> tuple[NDArray[np.fl
 
 
 def _overlap(
-    begin: NDArray[np.float64], end: NDArray[np.float64], timeline: Timeline, messages: NDArray[np.bool_]
+    begin: NDArray[np.float64], end: NDArray[np.float64], timeline: Timeline, messages: NDArray[np.intp]
 ) -> float:
     """Length of the intersection of disjoint sorted gaps with the union of the messages' times."""
-    if not len(begin) or not messages.any():
+    if not len(begin) or not len(messages):
         return 0.0
     order = np.argsort(timeline.start_s[messages], kind="stable")
     stop = np.maximum.accumulate(timeline.end_s[messages][order])

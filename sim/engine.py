@@ -10,14 +10,15 @@ Two things make it fast without making it less exact:
 Ties are broken by the order of the tasks; the same input gives the same output to the last bit.
 """
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, compress
 
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from workloads.graph import COMPUTE, Task, streams
+from workloads.graph import COMPUTE, Tasks, streams
 
 Events = Generator[simpy.Event, float, None]
 UNKNOWN = -1.0
@@ -37,7 +38,7 @@ class Timeline:
 
 
 def play(
-    tasks: Sequence[Task],
+    tasks: Tasks,
     seconds: Sequence[float],
     *,
     beside: Collection[str] = (),
@@ -52,15 +53,15 @@ def play(
     board = _Board(tasks, seconds)
     queues = streams(tasks)
     contended = frozenset(beside) if compute_rate < 1.0 else frozenset()
-    ranks = {rank: _Rank(board.env, compute_rate) for rank, stream in queues if stream in contended}
+    ranks = {rank: _Rank(board.env, compute_rate) for rank, _ in queues}
     for (rank, stream), queue in queues.items():
         if stream in contended:
             board.env.process(_communicate(board, queue, ranks[rank]))
-        elif stream == COMPUTE and rank in ranks:
-            shared = _shared(tasks, queue, [queues[rank, name] for name in contended if (rank, name) in queues])
-            ranks[rank].process = board.env.process(_compute(board, queue, ranks[rank], shared))
-        else:
-            board.env.process(_run_ahead(board, queue))
+            continue
+        process = board.env.process(_run(board, queue, ranks[rank]))
+        messages = [queues[rank, name] for name in contended if (rank, name) in queues]
+        if stream == COMPUTE and messages:
+            ranks[rank].process, ranks[rank].shared = process, _shared(tasks.after, queue, messages)
     board.env.run()
     return Timeline(start_s=np.array(board.start_s), end_s=np.array(board.end_s))
 
@@ -68,9 +69,9 @@ def play(
 class _Board:
     """Where streams publish when their tasks end."""
 
-    def __init__(self, tasks: Sequence[Task], seconds: Sequence[float]) -> None:
+    def __init__(self, tasks: Tasks, seconds: Sequence[float]) -> None:
         self.env = simpy.Environment()
-        self.tasks = tasks
+        self.after = tasks.after
         self.seconds = seconds
         self.start_s = [UNKNOWN] * len(tasks)
         self.end_s = [UNKNOWN] * len(tasks)
@@ -91,7 +92,7 @@ class _Board:
 
     def ready(self, index: int, clock: float) -> Generator[simpy.Event, float, float]:
         """When the task can start: not before `clock`, nor before what it waits for has ended."""
-        for earlier in self.tasks[index].after:
+        for earlier in self.after[index]:
             end = self.end_s[earlier]
             if end == UNKNOWN:
                 end = yield self.announcement(earlier)
@@ -107,6 +108,7 @@ class _Rank:
         self.compute_rate = compute_rate
         self.messages = 0
         self.process: simpy.Process | None = None
+        self.shared: frozenset[int] = frozenset()
         self.computing = False
         self.told = False
 
@@ -126,19 +128,23 @@ class _Rank:
         return self.compute_rate if self.messages else 1.0
 
 
-def _run_ahead(board: _Board, queue: Sequence[int]) -> Events:
-    """A stream that nothing slows down."""
-    clock, end_s, tasks, seconds = 0.0, board.end_s, board.tasks, board.seconds
-    waiting, start_s = board.waiting, board.start_s
+def _run(board: _Board, queue: Sequence[int], rank: _Rank) -> Events:
+    """A stream that runs ahead of the clock, but for the tasks that messages of its rank can slow down."""
+    clock, end_s, after, seconds = 0.0, board.end_s, board.after, board.seconds
+    waiting, start_s, shared = board.waiting, board.start_s, rank.shared
     for index in queue:
-        for earlier in tasks[index].after:
+        for earlier in after[index]:
             end = end_s[earlier]
             if end == UNKNOWN:
                 end = yield board.announcement(earlier)
             if end > clock:  # noqa: PLR1730 - a third of the time of a large step is spent in this loop
                 clock = end
         start_s[index] = clock
-        clock += seconds[index]
+        if index in shared:
+            yield from _progress(rank, clock, seconds[index])
+            clock = board.env.now
+        else:
+            clock += seconds[index]
         end_s[index] = clock
         if index in waiting:
             for event in waiting.pop(index):
@@ -158,22 +164,9 @@ def _communicate(board: _Board, queue: Sequence[int], rank: _Rank) -> Events:
         board.publish(index, start, env.now)
 
 
-def _compute(board: _Board, queue: Sequence[int], rank: _Rank, shared: Callable[[int], bool]) -> Events:
-    """A stream of computation, some of it beside messages."""
-    clock = 0.0
-    for index in queue:
-        start = yield from board.ready(index, clock)
-        if shared(index):
-            yield from _progress(board, start, board.seconds[index], rank)
-            clock = board.env.now
-        else:
-            clock = start + board.seconds[index]
-        board.publish(index, start, clock)
-
-
-def _progress(board: _Board, start: float, left: float, rank: _Rank) -> Events:
+def _progress(rank: _Rank, start: float, left: float) -> Events:
     """Wait until `start`, then until `left` seconds of undisturbed work are done, at changing rates."""
-    env = board.env
+    env = rank.env
     if start > env.now:
         yield env.timeout(start - env.now)
     while left > 0.0:
@@ -187,24 +180,22 @@ def _progress(board: _Board, start: float, left: float, rank: _Rank) -> Events:
     rank.computing = False
 
 
-def _shared(tasks: Sequence[Task], compute: Sequence[int], messages: Sequence[Sequence[int]]) -> Callable[[int], bool]:
+def _shared(
+    after: Sequence[tuple[int, ...]], compute: Sequence[int], messages: Sequence[Sequence[int]]
+) -> frozenset[int]:
     """Which tasks of a compute queue a message of their rank can run beside.
 
     A message runs behind the last computation that it waits for and before the first that waits for it.
     """
-    position = {index: place for place, index in enumerate(compute)}
-    readers: dict[int, int] = {}
-    for place, index in enumerate(compute):
-        for earlier in tasks[index].after:
-            readers.setdefault(earlier, place)
+    position = dict(zip(compute, range(len(compute)), strict=True))
+    readers = {earlier: position[index] for index in reversed(compute) for earlier in after[index]}
     change = [0] * (len(compute) + 1)
     for queue in messages:
         gate = -1
         for index in queue:
-            gate = max([gate, *(position.get(earlier, -1) for earlier in tasks[index].after)])
+            gate = max([gate, *(position.get(earlier, -1) for earlier in after[index])])
             until = readers.get(index, len(compute))
             if gate + 1 < until:
                 change[gate + 1] += 1
                 change[until] -= 1
-    beside = np.cumsum(change) > 0
-    return lambda index: bool(beside[position[index]])
+    return frozenset(compress(compute, accumulate(change)))

@@ -124,8 +124,7 @@ class Result:
         """What the step would be shorter by, task by task: op -> seconds on the longest chain of tasks."""
         path: dict[str, float] = {}
         for index in self._chain():
-            task = self.program.tasks[index]
-            name = self._name(task.op)
+            name = self._name(self.program.tasks.ops[index])
             path[name] = path.get(name, 0.0) + float(self.timeline.end_s[index] - self.timeline.start_s[index])
         return dict(sorted(path.items(), key=lambda item: -item[1]))
 
@@ -158,7 +157,7 @@ class Result:
         index = int(np.argmax(end))
         chain = [index]
         while start[index] > 0.0:
-            waited = [*self.program.tasks[index].after, *([before[index]] if index in before else [])]
+            waited = [*self.program.tasks.after[index], *([before[index]] if index in before else [])]
             index = max(waited, key=lambda earlier: (float(end[earlier]), earlier))
             chain.append(index)
         return chain
@@ -181,8 +180,8 @@ class Result:
         """Seconds of a step that take as long as the host launches, a mean over ranks."""
         launched = [host_s(op, self.times) if isinstance(op, Segment) else 0.0 for op in self.program.ops]
         computed = [gpu_s(op, self.times) if isinstance(op, Segment) else math.inf for op in self.program.ops]
-        pairs = zip(self.program.tasks, self.task_seconds, strict=True)
-        held = sum(min(launched[task.op], taken) for task, taken in pairs if taken > computed[task.op])
+        pairs = zip(self.program.tasks.ops, self.task_seconds, strict=True)
+        held = sum(min(launched[op], taken) for op, taken in pairs if taken > computed[op])
         return held / self.program.ranks
 
     def _work_seconds(self) -> dict[Op, float]:

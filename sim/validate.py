@@ -1,8 +1,10 @@
 """Predictions against measurements: a table of published runs in, errors out. Nothing is fitted here."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from pathlib import Path
 
 from hardware.descriptor import DescriptorError
@@ -11,12 +13,17 @@ from sim.cells import SkippedRowError, positive
 from sim.error_figures import Record
 from sim.repeats import repeats
 from sim.result import Result
-from sim.rows import REQUIRED, Row, described
+from sim.rows import REQUIRED, Described, Row, described
 from sim.step import simulate
 
 GIB = 2.0**30
 PUBLISHED = Path(__file__).parent / "published" / "runs.csv"
 MANY_ROWS = 100
+# Columns that say where a row is from and what came out; all others describe the job.
+OUTCOMES = frozenset(
+    {"id", "source", "cite", "measured", "quality", "notes"}
+    | {"step_time_s", "tokens_per_s_per_gpu", "memory_gb", "outcome"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +71,27 @@ def validated(rows: Sequence[Row]) -> Validation:
 
 
 def compared(rows: Sequence[Row]) -> list[Record]:
-    """Each row simulated, on all cores where there are many."""
-    if len(rows) < MANY_ROWS:
-        return [compare(row) for row in rows]
+    """Each row simulated, on all cores where there are many; rows that describe the same job, together."""
+    alike: dict[frozenset[tuple[str, str]], list[int]] = {}
+    for place, row in enumerate(rows):
+        alike.setdefault(_description(row), []).append(place)
+    found = _each([[rows[place] for place in places] for places in alike.values()])
+    records = dict(zip(chain.from_iterable(alike.values()), chain.from_iterable(found), strict=True))
+    return [records[place] for place in range(len(rows))]
+
+
+def _description(row: Row) -> frozenset[tuple[str, str]]:
+    """What a row says of its job. A model without a name goes by the row's id, which errors show."""
+    cells = {**row, "model": row.get("model") or row["id"]}
+    return frozenset(cell for cell in cells.items() if cell[0] not in OUTCOMES)
+
+
+def _each(groups: Sequence[Sequence[Row]]) -> list[list[Record]]:
+    if sum(map(len, groups)) < MANY_ROWS:
+        return [compare_alike(rows) for rows in groups]
     from joblib import Parallel, delayed  # noqa: PLC0415 - a short table must not pay for it
 
-    found: list[Record] = Parallel(n_jobs=-1)(delayed(compare)(row) for row in rows)
+    found: list[list[Record]] = Parallel(n_jobs=-1)(delayed(compare_alike)(rows) for rows in groups)
     return found
 
 
@@ -92,6 +114,17 @@ def read_rows(path: Path) -> list[Row]:
 
 def compare(row: Row) -> Record:
     """One row simulated and held against what it measured."""
+    return compare_alike([row])[0]
+
+
+def compare_alike(rows: Sequence[Row]) -> list[Record]:
+    """Rows that describe one job, which is simulated once, each held against what it measured."""
+    job = cache(lambda: described(rows[0]))
+    step = cache(lambda: simulate(job().job))
+    return [_compared(row, job, step) for row in rows]
+
+
+def _compared(row: Row, job: Callable[[], Described], step: Callable[[], Result]) -> Record:
     record: Record = {
         "id": row["id"],
         "source": row["source"],
@@ -107,10 +140,9 @@ def compare(row: Row) -> Record:
     try:
         record["measured_s"] = measured_s(row)
         memory_bytes = positive(row, "memory_gb") * GIB if row.get("memory_gb") else None
-        found = described(row)
-        record["parameters"] = found.job.model.parameters
-        record["assumed"] = list(found.assumed)
-        result = simulate(found.job)
+        record["parameters"] = job().job.model.parameters
+        record["assumed"] = list(job().assumed)
+        result = step()
     except (SkippedRowError, ValueError) as error:
         return record | {"skipped": str(error)}
     record |= _step(record, result) | _memory(row, memory_bytes, result)
@@ -133,7 +165,7 @@ def _step(record: Record, result: Result) -> Record:
     measured = record["measured_s"]
     low, high = result.interval_s
     found: Record = {"predicted_s": result.step_s, "predicted_low_s": low, "predicted_high_s": high}
-    found["parts"] = result.breakdown
+    found["parts"] = dict(result.breakdown)
     if isinstance(measured, float):
         found["error"] = result.step_s / measured - 1.0
         found["inside"] = low <= measured <= high

@@ -4,8 +4,6 @@ The story of a step: every stage runs its micro-batches in the order of the sche
 over the replicas, beside the last backward pass or behind it; then the optimizer.
 """
 
-from collections import deque
-
 from workloads.graph import COMPUTE, Program
 from workloads.layout import micro_batches
 from workloads.optimizer import finish
@@ -31,14 +29,15 @@ def _run_schedule(weave: Weave, shard: Shard, stages: list[Passes]) -> None:
     """Queue every slot of every stage, each when what it waits for is queued: one of each stage in a round."""
     layout, count = shard.layout, micro_batches(shard.layout, shard.training)
     plan = schedule(layout.schedule_name)
-    queues = [deque(plan.order(stage, layout.pp, layout.vp, count)) for stage in range(layout.pp)]
-    sender = _Sender(weave, shard)
-    while any(queues):
+    queues = [iter(plan.order(stage, layout.pp, layout.vp, count)) for stage in range(layout.pp)]
+    heads = [next(queue, None) for queue in queues]
+    sender = _Sender(weave, shard, count)
+    while any(heads):
         moved = False
-        for stage in range(layout.pp):
-            if queues[stage] and (after := sender.arrived(stage, queues[stage][0])) is not None:
-                slot = queues[stage].popleft()
+        for stage, slot in enumerate(heads):
+            if slot is not None and (after := sender.arrived(stage, slot)) is not None:
                 sender.send(stage, slot, stages[stage].run(slot, after, last=slot.micro_batch == count - 1))
+                heads[stage] = next(queues[stage], None)
                 moved = True
         assert moved, "the schedule waits for itself"
 
@@ -51,32 +50,33 @@ class _Sender:
     and out, go one after the other.
     """
 
-    def __init__(self, weave: Weave, shard: Shard) -> None:
+    def __init__(self, weave: Weave, shard: Shard, micro_batches: int) -> None:
         self.weave = weave
         self.stages = shard.layout.pp
-        self.last = shard.layout.pp * shard.layout.vp - 1
+        self.chunks = shard.layout.pp * shard.layout.vp
         self.stream = COMPUTE if shard.stack.overlap.pipeline == "none" else pipeline.STREAM
         self.meets = shard.stack.overlap.pipeline == "rendezvous"
         self.met: list[tuple[int, ...]] = [()] * self.stages
         self.routes = [pipeline.activations(shard, stage) for stage in range(self.stages)]
-        self.inbox: dict[tuple[str, int, int], tuple[int, ...]] = {}
+        # Direction, number of the chunk in the model, micro-batch -> what its pass waits for; None if not queued yet.
+        self.inbox: dict[str, list[list[tuple[int, ...] | None]]] = {
+            direction: [[None] * micro_batches for _ in range(self.chunks)] for direction in "FB"
+        }
+        self.inbox["F"][0] = self.inbox["B"][-1] = [()] * micro_batches
 
     def arrived(self, stage: int, slot: Slot) -> tuple[int, ...] | None:
         """What a slot has to wait for; None if that is not queued yet."""
-        number = slot.chunk * self.stages + stage
-        if number == (0 if slot.direction == "F" else self.last):
-            return ()
-        return self.inbox.get((slot.direction, slot.micro_batch, number))
+        return self.inbox[slot.direction][slot.chunk * self.stages + stage][slot.micro_batch]
 
     def send(self, stage: int, slot: Slot, done: tuple[int, ...]) -> None:
         """Hand on to the next chunk in the direction of the pass."""
         number = slot.chunk * self.stages + stage
         target = number + 1 if slot.direction == "F" else number - 1
-        if not 0 <= target <= self.last:
+        if not 0 <= target < self.chunks:
             return
-        if target % self.stages != stage:
+        if self.stages > 1:
             done = self._sent(stage, target % self.stages, done, slot.micro_batch)
-        self.inbox[slot.direction, slot.micro_batch, target] = done
+        self.inbox[slot.direction][target][slot.micro_batch] = done
 
     def _sent(self, stage: int, receiver: int, done: tuple[int, ...], micro_batch: int) -> tuple[int, ...]:
         if self.meets:

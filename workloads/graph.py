@@ -7,9 +7,9 @@ pass of one layer; it is played once. A `Task` runs blocks, or communicates, on 
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from workloads.errors import WorkloadError
 from workloads.ops import CommunicationOp, Op
@@ -93,32 +93,67 @@ class Task(NamedTuple):
     micro_batch: int = -1
 
 
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """Tasks column by column, as a long pipeline has hundreds of thousands of them."""
+
+    ops: list[int]
+    ranks: list[int]
+    streams: list[str]
+    after: list[tuple[int, ...]]
+    micro_batches: list[int]
+
+    @classmethod
+    def of(cls, tasks: Sequence[Task]) -> Self:
+        """The columns of some tasks."""
+        return cls(
+            [task.op for task in tasks],
+            [task.rank for task in tasks],
+            [task.stream for task in tasks],
+            [task.after for task in tasks],
+            [task.micro_batch for task in tasks],
+        )
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.ops)
+
+    def __getitem__(self, index: int) -> Task:
+        """One of them."""
+        return Task(
+            self.ops[index], self.ranks[index], self.streams[index], self.after[index], self.micro_batches[index]
+        )
+
+    def __iter__(self) -> Iterator[Task]:
+        """One after the other."""
+        return map(Task, self.ops, self.ranks, self.streams, self.after, self.micro_batches)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """A whole step: what may be run (`ops`) and the tasks that run it."""
 
     ops: tuple[Segment | Message, ...]
-    tasks: tuple[Task, ...]
+    tasks: Tasks
     ranks: int
 
 
 def runs(program: Program) -> list[int]:
     """How often each of the program's segments and messages is run, over all ranks."""
-    counted = Counter(task.op for task in program.tasks)
+    counted = Counter(program.tasks.ops)
     return [counted[index] for index in range(len(program.ops))]
 
 
 def leaf_runs(program: Program) -> dict[Op, int]:
     """How often each kernel and each message between ranks is run, over all ranks."""
-    total: dict[Op, int] = {}
+    parts: Counter[Block | Message] = Counter()
     for op, often in zip(program.ops, runs(program), strict=True):
-        if isinstance(op, Message):
-            for message in op.ops:
-                total[message] = total.get(message, 0) + often
-            continue
-        for block, count in op.blocks:
-            for work in block.work:
-                total[work.op] = total.get(work.op, 0) + often * count
+        for part, count in op.blocks if isinstance(op, Segment) else ((op, 1),):
+            parts[part] += often * count
+    total: Counter[Op] = Counter()
+    for part, often in parts.items():
+        for leaf in part.ops if isinstance(part, Message) else (work.op for work in part.work):
+            total[leaf] += often
     return total
 
 
@@ -162,9 +197,9 @@ def _task_faults(index: int, task: Task, program: Program) -> list[str]:
     return faults
 
 
-def streams(tasks: Sequence[Task]) -> dict[tuple[int, str], list[int]]:
+def streams(tasks: Tasks) -> dict[tuple[int, str], list[int]]:
     """(rank, stream) -> its tasks, in order."""
     queues: dict[tuple[int, str], list[int]] = {}
-    for index, task in enumerate(tasks):
-        queues.setdefault((task.rank, task.stream), []).append(index)
+    for index, queue in enumerate(zip(tasks.ranks, tasks.streams, strict=True)):
+        queues.setdefault(queue, []).append(index)
     return queues

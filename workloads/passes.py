@@ -1,9 +1,9 @@
 """A micro-batch through one stage, forward or backward, with the data-parallel messages beside it."""
 
 from dataclasses import replace
+from functools import cached_property
 
 from workloads.graph import Message, Segment
-from workloads.layout import Layout
 from workloads.model import Kind
 from workloads.ops import DTYPE_BYTES
 from workloads.parallelism import data
@@ -36,10 +36,21 @@ class Passes:
         self.blocks = blocks
         self.chunks = chunks
         self.stage = chunks[0].stage
-        self.units = [_Unit.all_of(blocks, chunk) for chunk in chunks]
         self.whole = [_passes(blocks, chunk) for chunk in chunks]
         self.reduced: list[int] = []
         self.held: tuple[int, int] | None = None
+        # What every pass asks for, worked out once.
+        shard = blocks.shard
+        self.gathers_each_pass = shard.gathers_each_pass
+        self.gathers_once = shard.gathers_once
+        self.gathers_ahead = _gathers_ahead(shard)
+        self.reduces_last = _reduces_beside(shard)
+        self.reduces_each = self.reduces_last and shard.layout.zero == 2
+
+    @cached_property
+    def units(self) -> list[list["_Unit"]]:
+        """Of each chunk, where something runs beside a pass."""
+        return [_Unit.all_of(self.blocks, chunk) for chunk in self.chunks]
 
     def run(self, slot: Slot, after: tuple[int, ...], *, last: bool) -> tuple[int, ...]:
         """Queue the pass; returns the tasks that its result waits for."""
@@ -47,33 +58,11 @@ class Passes:
             return self._forward(slot, after)
         return self._backward(slot, after, last=last)
 
-    @property
-    def shard(self) -> Shard:
-        """What one rank sees."""
-        return self.blocks.shard
-
-    @property
-    def layout(self) -> Layout:
-        """Degrees of parallelism."""
-        return self.shard.layout
-
-    @property
-    def overlaps_gradients(self) -> bool:
-        """Whether gradients are reduced beside the backward pass."""
-        how = self.shard.stack.overlap.gradients
-        beside = how == "backward" or (how == "without-pipeline" and self.layout.pp == 1)
-        return self.layout.data_ranks > 1 and (beside or self.layout.zero == 3)
-
-    @property
-    def gathers_ahead(self) -> bool:
-        """Whether ZeRO 1 and 2 gather parameters beside the first forward pass."""
-        return self.layout.zero in (1, 2) and self.layout.shards > 1 and self.shard.stack.overlap.parameters
-
     def _forward(self, slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:
-        units = self.units[slot.chunk]
-        if self.shard.gathers_each_pass or (self.shard.gathers_once and slot.micro_batch == 0):
-            return self._sharded(units, slot, after, reduces=False)
+        if self.gathers_each_pass or (self.gathers_once and slot.micro_batch == 0):
+            return self._sharded(self.units[slot.chunk], slot, after, reduces=False)
         if self.gathers_ahead and slot.micro_batch == 0:
+            units = self.units[slot.chunk]
             gathered = [self._gather(unit, (), slot) for unit in units]
             for unit, ready in zip(units, gathered, strict=True):
                 after = self._compute(unit, slot, (*after, *ready))
@@ -81,16 +70,15 @@ class Passes:
         return self._whole(slot, after)
 
     def _backward(self, slot: Slot, after: tuple[int, ...], *, last: bool) -> tuple[int, ...]:
-        units = self.units[slot.chunk][::-1]
-        if self.shard.gathers_each_pass:
-            return self._sharded(units, slot, after, reduces=True)
-        if self.shard.gathers_once:
+        if self.gathers_each_pass:
+            return self._sharded(self.units[slot.chunk][::-1], slot, after, reduces=True)
+        if self.gathers_once:
             done = self._whole(slot, after)
             if last:
-                self._reduce_sums(units, done, slot)
+                self._reduce_sums(self.units[slot.chunk][::-1], done, slot)
             return done
-        if self.overlaps_gradients and (last or self.layout.zero == 2):
-            for unit in units:
+        if self.reduces_each or (last and self.reduces_last):
+            for unit in reversed(self.units[slot.chunk]):
                 after = self._compute(unit, slot, after)
                 self._reduce(unit, after, slot)
             return after
@@ -135,6 +123,18 @@ class Passes:
     def _reduce(self, unit: "_Unit", after: tuple[int, ...], slot: Slot) -> None:
         if unit.reduce is not None:
             self.reduced.extend(self.weave.add(unit.reduce, self.stage, after, data.STREAM, slot.micro_batch))
+
+
+def _reduces_beside(shard: Shard) -> bool:
+    """Whether gradients are reduced beside the backward pass."""
+    how, layout = shard.stack.overlap.gradients, shard.layout
+    beside = how == "backward" or (how == "without-pipeline" and layout.pp == 1)
+    return layout.data_ranks > 1 and (beside or layout.zero == 3)
+
+
+def _gathers_ahead(shard: Shard) -> bool:
+    """Whether ZeRO 1 and 2 gather parameters beside the first forward pass."""
+    return shard.layout.zero in (1, 2) and shard.layout.shards > 1 and shard.stack.overlap.parameters
 
 
 def _kind(slot: Slot) -> str:

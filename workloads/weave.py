@@ -1,6 +1,6 @@
 """Puts tasks on streams: the small amount of state that writing a program needs."""
 
-from workloads.graph import COMPUTE, Message, Program, Segment, Task
+from workloads.graph import COMPUTE, Message, Program, Segment, Tasks
 
 
 class Weave:
@@ -8,9 +8,8 @@ class Weave:
 
     def __init__(self, ranks: int) -> None:
         self.ranks = ranks
-        self.ops: list[Segment | Message] = []
-        self.tasks: list[Task] = []
-        self._index: dict[int, int] = {}
+        self.tasks = Tasks([], [], [], [], [])
+        self._ops: dict[Segment | Message, int] = {}
         self._tail: dict[int, int] = {}
 
     def add(
@@ -22,12 +21,12 @@ class Weave:
         micro_batch: int = -1,
     ) -> tuple[int]:
         """Queue `op` on a stream of `rank`; returns what a task that needs its outcome waits for."""
-        number = self._index.get(id(op))
-        if number is None:
-            number = self._index[id(op)] = len(self.ops)
-            self.ops.append(op)
-        index = len(self.tasks)
-        self.tasks.append(Task(number, rank, stream, after, micro_batch))
+        tasks, index = self.tasks, len(self.tasks.ops)
+        tasks.ops.append(self._ops.setdefault(op, len(self._ops)))
+        tasks.ranks.append(rank)
+        tasks.streams.append(stream)
+        tasks.after.append(after)
+        tasks.micro_batches.append(micro_batch)
         if stream == COMPUTE:
             self._tail[rank] = index
         return (index,)
@@ -38,4 +37,4 @@ class Weave:
 
     def program(self) -> Program:
         """All that was queued."""
-        return Program(ops=tuple(self.ops), tasks=tuple(self.tasks), ranks=self.ranks)
+        return Program(ops=tuple(self._ops), tasks=self.tasks, ranks=self.ranks)

@@ -1,6 +1,6 @@
 """GEMM: tile and wave quantisation over tensor, L2 and memory rooflines (docs/models/kernels.md)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -23,15 +23,21 @@ L2_RESIDENT_SHARE = 0.5  # of L2, what one operand may keep while the other stre
 # Of the rate of a batched GEMM with its choice of kernels that a grouped one reaches: median of 38 of PyTorch's
 # (CUTLASS, bf16) on an H200, 2 to 64 groups whose rows vary by half.
 GROUPED_SHARE = 0.83
-CHUNK = 8192  # problems at a time, so that the arrays stay in the processor's cache
+CHUNK = 512  # problems at a time, so that the arrays of all choices stay in the processor's cache
 
 
-class Choice(NamedTuple):
-    """What a kernel fixes: the output tile of one SM, and over how many SMs it splits k."""
+class Choices(NamedTuple):
+    """What kernels fix: the output tile of one SM, and over how many SMs they split k; tiles x splits x problems."""
 
-    tile_m: int
-    tile_n: int
-    split: int
+    tile_m: Floats
+    tile_n: Floats
+    split: Floats
+
+    @classmethod
+    def of(cls, device: Device) -> Self:
+        """All that kernels for `device` choose from."""
+        tile_m, tile_n = np.array(device.architecture.tiles, dtype=np.float64).T[:, :, None, None]
+        return cls(tile_m, tile_n, np.array(SPLITS, dtype=np.float64)[:, None])
 
 
 class Problems(NamedTuple):
@@ -123,40 +129,34 @@ def _clocked_s(problems: Problems, device: Device, clock: Floats) -> Floats:
     return slowed_s
 
 
-def _best_s(problems: Problems, device: Device, stretches: Sequence[Floats]) -> list[Floats]:
+def _best_s(p: Problems, device: Device, stretches: Sequence[Floats]) -> list[Floats]:
     """Over tiles and splits, for each stretch of the tensor cores' time; vendors' heuristics choose nearly as well."""
-    best = [np.full_like(problems.m, np.inf) for _ in stretches]
-    for tile_m, tile_n in device.architecture.tiles:
-        tiles = problems.batch * _rows_of_tiles(problems, tile_m) * np.ceil(problems.n / tile_n)
-        memory_s = _memory_bytes(problems, device, (tile_m, tile_n), tiles) / hbm_bytes_per_s(device)
-        for split in SPLITS:
-            found = _choice_s(problems, device, Choice(tile_m, tile_n, split), tiles, memory_s, stretches)
-            for one, seconds in zip(best, found, strict=True):
-                np.minimum(one, seconds, out=one)
-    return best
+    architecture, choices = device.architecture, Choices.of(device)
+    tiles = p.batch * _rows_of_tiles(p, choices.tile_m) * np.ceil(p.n / choices.tile_n)
+    memory_s = _memory_bytes(p, device, choices, tiles) / hbm_bytes_per_s(device)
+    waves = _waves(tiles * choices.split / device.sm_count, architecture.tail_share)
+    fixed_s = _fixed_s(p, device, choices.split)
+    tensor_s, load_s = _tile_parts(p, device, choices)
+    fixed_tile_s = architecture.cta_s + _added_s(p, device, choices)
+    found = (fixed_tile_s + overlapped(tensor_s * stretch, load_s) for stretch in stretches)
+    return [(fixed_s + overlapped(waves * tile_s, memory_s)).min(axis=(0, 1)) for tile_s in found]
 
 
-def _rows_of_tiles(p: Problems, tile_m: int) -> Floats:
+def _fixed_s(p: Problems, device: Device, split: Floats) -> Floats:
+    """Of a whole kernel; one that splits k sums the parts in fp32, written and read in L2."""
+    architecture = device.architecture
+    partial_bytes = 2 * 4.0 * split * p.batch * p.m * p.n
+    summed_s = partial_bytes / (l2_bytes_per_s(device) * device.sm_count)
+    seconds: Floats = np.where(
+        split > 1, architecture.kernel_s + architecture.split_s + summed_s, architecture.kernel_s
+    )
+    return seconds
+
+
+def _rows_of_tiles(p: Problems, tile_m: Floats) -> Floats:
     """Rounded up; where the rows of groups differ, by half a tile in the mean."""
     rows: Floats = np.where(p.ragged > 0, p.m / tile_m + 0.5, np.ceil(p.m / tile_m))
     return rows
-
-
-def _choice_s(
-    p: Problems, device: Device, choice: Choice, tiles: Floats, memory_s: Floats, stretches: Sequence[Floats]
-) -> Iterator[Floats]:
-    """Seconds with one tile and split, for each stretch."""
-    architecture = device.architecture
-    waves = _waves(tiles * choice.split / device.sm_count, architecture.tail_share)
-    fixed_s: Floats | float = architecture.kernel_s
-    if choice.split > 1:
-        partial_bytes = 2 * 4.0 * choice.split * p.batch * p.m * p.n  # fp32 sums, written and read in L2
-        fixed_s = fixed_s + architecture.split_s + partial_bytes / (l2_bytes_per_s(device) * device.sm_count)
-    tensor_s, load_s = _tile_parts(p, device, choice)
-    fixed_tile_s = architecture.cta_s + _added_s(p, device, choice)
-    for stretch in stretches:
-        tile_s = fixed_tile_s + overlapped(tensor_s * stretch, load_s)
-        yield fixed_s + overlapped(waves * tile_s, memory_s)
 
 
 def _waves(filled: Floats, tail_share: float) -> Floats:
@@ -165,32 +165,32 @@ def _waves(filled: Floats, tail_share: float) -> Floats:
     return waves
 
 
-def _tile_parts(p: Problems, device: Device, choice: Choice) -> tuple[Floats, Floats]:
+def _tile_parts(p: Problems, device: Device, choices: Choices) -> tuple[Floats, Floats]:
     """Of one output tile on one SM: seconds to multiply, and to load the operands from L2 meanwhile."""
-    tile_m, tile_n, split = choice
+    tile_m, tile_n, split = choices
     k = np.ceil(p.k / split)
     tensor_s = 2.0 * tile_m * tile_n * k * device.sm_count / p.flops_per_s
     loaded_bytes = (np.minimum(tile_m, p.m) + np.minimum(tile_n, p.n)) * k * p.element_bytes
     return tensor_s, loaded_bytes / l2_bytes_per_s(device)
 
 
-def _added_s(p: Problems, device: Device, choice: Choice) -> Floats:
+def _added_s(p: Problems, device: Device, choices: Choices) -> Floats:
     """Of one output tile on one SM: to read the tile of C that the product is added to, which nothing hides.
 
     All SMs read at about the same time. The write back is asynchronous.
     """
-    tile_bytes = choice.tile_m * choice.tile_n * p.added_bytes
+    tile_bytes = choices.tile_m * choices.tile_n * p.added_bytes
     seconds: Floats = tile_bytes * device.sm_count / hbm_bytes_per_s(device)
     return seconds
 
 
-def _memory_bytes(p: Problems, device: Device, tile: tuple[int, int], tiles: Floats) -> Floats:
+def _memory_bytes(p: Problems, device: Device, choices: Choices, tiles: Floats) -> Floats:
     """Over HBM: tiles that run together form about a square and share operands through L2.
 
     An operand is read again for each further square beside the first, unless it stays in L2.
     """
     together = np.minimum(tiles, device.sm_count)
-    side = np.sqrt(together * tile[0] * tile[1])
+    side = np.sqrt(together * choices.tile_m * choices.tile_n)
     a_again = np.maximum(p.n / side - 1, 0.0) * _evicted_share(p.a_bytes, device)
     b_again = np.maximum(p.m / side - 1, 0.0) * _evicted_share(p.b_bytes, device)
     memory_bytes: Floats = p.batch * (p.a_bytes * (1 + a_again) + p.b_bytes * (1 + b_again) + p.c_bytes)

@@ -7,7 +7,7 @@ from sim.blocks import Launches, play_block
 from sim.catalog import stack
 from sim.step import simulate
 from tests.conftest import LLAMA, SIMPLE, changed, make_job
-from workloads.graph import COMPUTE, Block, Program, Segment, Task, Work
+from workloads.graph import COMPUTE, Block, Program, Segment, Task, Tasks, Work
 from workloads.ops import Pointwise
 from workloads.stack import Host
 
@@ -29,7 +29,7 @@ def seconds(kernels: list[tuple[float, float]], *, counted: int = -1, ahead: boo
     }
     program = Program(
         ops=tuple(Segment(name="forward", blocks=((made, 1),)) for made in blocks),
-        tasks=tuple(Task(index, 0, COMPUTE, ()) for index in range(len(blocks))),
+        tasks=Tasks.of([Task(index, 0, COMPUTE, ()) for index in range(len(blocks))]),
         ranks=1,
     )
     return task_seconds(program, [max(pair) for pair in kernels], times, ahead=ahead)

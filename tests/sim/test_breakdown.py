@@ -13,7 +13,7 @@ from sim.catalog import stack
 from sim.engine import play
 from sim.step import simulate
 from tests.conftest import GPT, LLAMA, SIMPLE, accepts, changed, make_job
-from workloads.graph import COMPUTE, Block, Message, Program, Segment, Task, Work
+from workloads.graph import COMPUTE, Block, Message, Program, Segment, Task, Tasks, Work
 from workloads.ops import Pointwise, Transfer
 from workloads.stack import Host, Stack
 
@@ -143,14 +143,16 @@ def test_a_pipeline_worked_by_hand():
     reduce = Message(name="all_reduce", ops=(Transfer(bytes=2.0, stride=1),), dimension="dp")
     program = Program(
         ops=(forward, send, backward, reduce),
-        tasks=(
-            Task(0, 0, COMPUTE, ()),  # 0-2
-            Task(1, 0, COMPUTE, ()),  # 2-3, blocks computation
-            Task(0, 1, COMPUTE, (1,)),  # 3-5
-            Task(2, 1, COMPUTE, ()),  # 5-9
-            Task(1, 1, COMPUTE, ()),  # 9-10
-            Task(2, 0, COMPUTE, (4,)),  # 10-14
-            Task(3, 0, "dp", (5,)),  # 14-17
+        tasks=Tasks.of(
+            [
+                Task(0, 0, COMPUTE, ()),  # 0-2
+                Task(1, 0, COMPUTE, ()),  # 2-3, blocks computation
+                Task(0, 1, COMPUTE, (1,)),  # 3-5
+                Task(2, 1, COMPUTE, ()),  # 5-9
+                Task(1, 1, COMPUTE, ()),  # 9-10
+                Task(2, 0, COMPUTE, (4,)),  # 10-14
+                Task(3, 0, "dp", (5,)),  # 14-17
+            ]
         ),
         ranks=2,
     )

@@ -1,12 +1,15 @@
 """The engine: timelines worked by hand, and bounds that no timeline can beat."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.engine import Timeline, play
-from workloads.graph import COMPUTE, Task
+from sim import engine
+from sim.engine import Timeline
+from workloads.graph import COMPUTE, Task, Tasks
 
 # Computation runs at three quarters of its speed beside a message.
 RATE = 0.75
@@ -14,6 +17,10 @@ RATE = 0.75
 
 def task(rank: int = 0, stream: str = COMPUTE, after: tuple[int, ...] = ()) -> Task:
     return Task(0, rank, stream, after)
+
+
+def play(tasks: list[Task], seconds: list[float], **contention: Any) -> Timeline:
+    return engine.play(Tasks.of(tasks), seconds, **contention)
 
 
 def spans(timeline: Timeline) -> list[tuple[float, float]]:

@@ -40,6 +40,25 @@ def test_a_row_is_held_against_its_measurement(path):
     assert found["skipped"] is None
 
 
+def test_rows_that_describe_one_job_are_simulated_once_and_keep_their_places(path, monkeypatch):
+    jobs = []
+    monkeypatch.setattr("sim.validate.simulate", lambda job: jobs.append(job) or simulate(job))
+    first = row(id="first", model="tiny", notes="")
+    between = first | {"id": "between", "global_batch": "32"}
+    again = first | {"id": "again", "step_time_s": "0.25", "notes": "a day later"}
+    found = validate_table(table(path, first, between, again)).rows
+    assert len(jobs) == 2
+    assert [one["id"] for one in found] == ["first", "between", "again"]
+    assert found[0]["predicted_s"] == found[2]["predicted_s"] != found[1]["predicted_s"]
+    assert 1 + found[2]["error"] == pytest.approx(2 * (1 + found[0]["error"]))
+
+
+def test_an_error_names_its_own_row_where_the_model_has_no_name(path):
+    wrong = row(tp="16", pp="1")  # more than it has heads
+    found = validate_table(table(path, wrong | {"id": "first"}, wrong | {"id": "second"})).rows
+    assert [one["id"] in str(one["skipped"]) for one in found] == [True, True]
+
+
 def test_throughput_stands_for_a_step_time():
     """16 sequences of 128 tokens on 16 GPUs at 64 tokens/s each: 2 s."""
     assert measured_s(ROW | {"step_time_s": "", "tokens_per_s_per_gpu": "64"}) == 2.0

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from workloads.errors import WorkloadError
-from workloads.graph import Block, Message, Program, Segment, Task, Work, blocks, leaf_ops, streams, verify
+from workloads.graph import Block, Message, Program, Segment, Task, Tasks, Work, blocks, leaf_ops, streams, verify
 from workloads.ops import Gemm, Op, Transfer
 from workloads.weave import Weave
 
@@ -19,21 +19,22 @@ LAYER = Block(name="layer", phase="forward", pieces=((Work(gemm(1)), Work(gemm(2
 HEAD = Block(name="head", phase="forward", pieces=((Work(gemm(3)),),))
 FORWARD = Segment(name="forward", blocks=((LAYER, 5), (HEAD, 1)))
 MESSAGE = Message(name="send_recv", ops=(SEND,), dimension="pp")
+TASKS = [
+    Task(0, 0, "compute", ()),
+    Task(1, 0, "pp", (0,)),
+    Task(0, 1, "compute", (1,)),
+    Task(2, 0, "compute", ()),
+]
 PROGRAM = Program(
     ops=(FORWARD, MESSAGE, Segment(name="more", blocks=((LAYER, 2),))),
-    tasks=(
-        Task(0, 0, "compute", ()),
-        Task(1, 0, "pp", (0,)),
-        Task(0, 1, "compute", (1,)),
-        Task(2, 0, "compute", ()),
-    ),
+    tasks=Tasks.of(TASKS),
     ranks=2,
 )
 
 
 def faults(*tasks: Task) -> tuple[str, ...]:
     with pytest.raises(WorkloadError) as raised:
-        verify(replace(PROGRAM, tasks=tasks))
+        verify(replace(PROGRAM, tasks=Tasks.of(tasks)))
     return raised.value.faults
 
 
@@ -56,6 +57,11 @@ def test_a_block_lists_its_work_in_order_of_launch():
 def test_equal_blocks_stay_different_ones():
     """Blocks are told apart by what they are, not by what is in them: each has its own place in a model."""
     assert replace(LAYER) != LAYER
+
+
+def test_columns_give_back_the_tasks():
+    assert list(PROGRAM.tasks) == TASKS
+    assert [PROGRAM.tasks[index] for index in range(len(PROGRAM.tasks))] == TASKS
 
 
 def test_streams_are_queues_in_order_of_the_tasks():

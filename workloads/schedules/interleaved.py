@@ -4,6 +4,8 @@ Micro-batches go through the chunks in rounds of `stages`, so the bubble shrinks
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain
 from typing import Literal
 
 from workloads.schedules import Slot
@@ -15,13 +17,16 @@ def order(stage: int, stages: int, chunks: int, micro_batches: int) -> Iterator[
     """Warm-up of (stages - stage - 1) * 2 + (chunks - 1) * stages forwards, then one forward, one backward."""
     total = micro_batches * chunks
     warm_up = min((stages - stage - 1) * 2 + (chunks - 1) * stages, total)
-    forward = [_slot("F", index, stages, chunks, micro_batches) for index in range(total)]
-    backward = [_slot("B", index, stages, chunks, micro_batches) for index in range(total)]
+    forward, backward = (_slots(direction, stages, chunks, micro_batches) for direction in ("F", "B"))
     yield from forward[:warm_up]
-    for index in range(total - warm_up):
-        yield forward[warm_up + index]
-        yield backward[index]
+    yield from chain.from_iterable(zip(forward[warm_up:], backward, strict=False))
     yield from backward[total - warm_up :]
+
+
+@lru_cache(maxsize=2)
+def _slots(direction: Literal["F", "B"], stages: int, chunks: int, micro_batches: int) -> list[Slot]:
+    """All passes in one direction: the same for every stage, so made once for all of them."""
+    return [_slot(direction, index, stages, chunks, micro_batches) for index in range(micro_batches * chunks)]
 
 
 def _slot(direction: Literal["F", "B"], index: int, stages: int, chunks: int, micro_batches: int) -> Slot:
