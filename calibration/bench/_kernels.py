@@ -30,12 +30,7 @@ class Call(NamedTuple):
 STATIC = (
     *(("rms_norm_compiled", "bwd"), ("bias_gelu", "bwd"), ("bias_dropout_add", "bwd"), ("cross_entropy", "fwd")),
     *(("cross_entropy_split_compiled", "fwd"), ("cross_entropy_split_compiled", "bwd")),
-    *(
-        ("cross_entropy", "bwd"),
-        ("quantize_fp8", "fwd"),
-        ("quantize_fp8_transpose", "fwd"),
-        ("quantize_fp8_columns", "fwd"),
-    ),
+    *(("cross_entropy", "bwd"), ("quantize_fp8", "fwd"), ("quantize_fp8_transpose", "fwd")),
 )
 
 Maker = Callable[[Session, Measurement], Call]
@@ -287,17 +282,7 @@ def quantize_fp8(x: Any) -> Any:
 
 def quantize_fp8_rows(x: Any) -> Any:
     """One scale for each row, a power of two."""
-    return scaled_fp8(x, -1)
-
-
-def quantize_fp8_columns(x: Any) -> Any:
-    """One scale for each column, then transposed: as the GEMMs read it that sum over the rows."""
-    return scaled_fp8(x, 0).t().contiguous()
-
-
-def scaled_fp8(x: Any, over: int) -> Any:
-    """In 8 bits, with a scale for all values along a dimension."""
-    scale = torch.exp2(torch.floor(torch.log2(448.0 / x.abs().amax(over, keepdim=True).float())))
+    scale = torch.exp2(torch.floor(torch.log2(448.0 / x.abs().amax(-1, keepdim=True).float())))
     return (x.float() * scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
 
 
@@ -440,6 +425,5 @@ FUSED: Mapping[str, Maker] = {
     "cross_entropy_split_compiled": _loss(cross_entropy_split),
     "quantize_fp8": _plain(quantize_fp8, "X"),
     "quantize_fp8_rows": _plain(quantize_fp8_rows, "X"),
-    "quantize_fp8_columns": _plain(quantize_fp8_columns, "X"),
     "quantize_fp8_transpose": _plain(quantize_fp8_transpose, "X"),
 }

@@ -12,7 +12,8 @@ NAME = "fused"
 WEIGHT = 16.0
 RANKS = 1
 
-ONE_WAY = ("quantize_fp8", "quantize_fp8_transpose", "quantize_fp8_rows", "quantize_fp8_columns")
+# Not the cast with a scale for each column: alone it becomes another kernel, three times as fast as in a training run.
+ONE_WAY = ("quantize_fp8", "quantize_fp8_transpose", "quantize_fp8_rows")
 KERNELS = (
     *("swiglu", "rms_norm_compiled", "rope", "cross_entropy", "swiglu", "bias_gelu", "squared_relu", "rope"),
     *(
