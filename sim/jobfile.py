@@ -190,6 +190,7 @@ def _word_faults(document: Document) -> Iterator[str]:
         ("training", "task"): ("task", TASKS),
         ("layout", "schedule"): ("schedule", (*UNSET, *schedules(), *(schedule(name).WORD for name in schedules()))),
         ("layout", "context_mode"): ("mode", ("ring", "all_gather")),
+        ("layout", "expert_mode"): ("mode", ("all_to_all", "deduplicated")),
         ("stack", "attention"): ("attention", ("flash", "unfused")),
     }
     texts = _texts(document)

@@ -62,6 +62,7 @@ class LayoutTable:
     sequence_parallel: bool | None = None
     schedule: str = "auto"
     context_mode: str = "ring"
+    expert_mode: str = "all_to_all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

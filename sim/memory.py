@@ -127,7 +127,7 @@ def _state_bytes(shard: Shard, parameters: Parameters) -> Parts:
     weights = width * (held if layout.zero == 3 else parameters.total)
     if shard.training.task == "lora":
         return {"weights": weights, "gradients": 0.0, "optimizer": 0.0}
-    gradient = 4.0 if storage.gradient == "fp32" and not precision.pure else DTYPE_BYTES[precision.activation]
+    gradient = DTYPE_BYTES[shard.gradient_dtype(storage.gradient)]
     split = layout.zero == 3 or (layout.zero == 2 and storage.sharded_gradient_buffer)
     master = 4.0 if precision.master and storage.weight == "compute" else 0.0
     copy = 4.0 if storage.fp32_gradient_copy and precision.master else 0.0

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from calibration.cost.model import CostModel
 from hardware.types import Cluster, Device
 from sim.message_price import message_prices
-from workloads.ops import Attention, Collective, ComputeOp, Op, Transfer
+from workloads.ops import Attention, CommunicationOp, ComputeOp, Op
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +22,8 @@ class Price:
 
 def price(ops: Sequence[Op], cluster: Cluster, cost_model: CostModel) -> dict[Op, Price]:
     """What each op costs on `cluster`."""
-    messages = [op for op in ops if isinstance(op, Collective | Transfer)]
-    computation = [op for op in ops if not isinstance(op, Collective | Transfer)]
+    messages = [op for op in ops if isinstance(op, CommunicationOp)]
+    computation = [op for op in ops if not isinstance(op, CommunicationOp)]
     prices = dict(zip(messages, _prices(*message_prices(messages, cluster, cost_model)), strict=True))
     computed = cost_model.price([on_device(cluster.device, op) for op in computation], cluster.device)
     return prices | dict(zip(computation, _prices(*computed), strict=True))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from hardware import catalog as hardware
 from hardware.types import Cluster
@@ -14,7 +14,7 @@ from sim.job import Job
 from sim.memory import peak_memory
 from sim.row_model import model_of
 from workloads.errors import WorkloadError, unknown
-from workloads.layout import Layout, Training, missing_module
+from workloads.layout import ExpertMode, Layout, Training, missing_module
 from workloads.stack import Stack
 
 REQUIRED = (
@@ -86,10 +86,21 @@ def _described(row: Row) -> Described:
         execution=row.get("execution") or "",
         attention=row.get("attention") or "",
     )
+    if once := not row.get("expert_mode") and _limits_nodes(job):
+        job = replace(job, layout=replace(job.layout, expert_mode="deduplicated"))
     if "recompute" in open_inputs:
         job = _least_that_fits(job)
     filled = {"zero_stage_or_fsdp": f"zero = {job.layout.zero}", "recompute": f"recompute = {job.training.recompute}"}
-    return Described(job=job, assumed=tuple(words for name, words in filled.items() if name in open_inputs))
+    assumed = [words for name, words in filled.items() if name in open_inputs]
+    return Described(job=job, assumed=(*assumed, *(["expert_mode = deduplicated"] if once else [])))
+
+
+def _limits_nodes(job: Job) -> bool:
+    """Whether experts are spread over nodes, and come in groups so that few of them have those of a token.
+
+    Such a router is made for exchanges that send a row once to a node (DeepSeek-AI, arXiv:2412.19437, 2.1.2).
+    """
+    return job.model.expert_groups > 1 and job.layout.ep * job.layout.expert_tp > job.cluster.domain_gpus
 
 
 def _open_inputs(row: Row) -> frozenset[str]:
@@ -151,6 +162,7 @@ def _layout(row: Row, tp: int) -> Layout:
         cp=cp,
         ep=whole(row, "ep", 1),
         etp=whole(row, "etp", 0),
+        expert_mode=cast(ExpertMode, row.get("expert_mode") or "all_to_all"),
         zero=zero,
         zero_group=whole(row, "zero_group", 0) if zero else 0,
         sequence_parallel=sequence_parallel == "yes" and tp > 1,

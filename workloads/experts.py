@@ -4,6 +4,8 @@ Tokens are dealt evenly, as a router with a balancing loss or bias aims at; a st
 Recomputation selective by op runs the GEMMs of experts again: its lists of what is kept do not name grouped ones.
 """
 
+from dataclasses import replace
+
 from workloads.graph import Work
 from workloads.ops import DTYPE_BYTES, Gemm, Layout
 from workloads.parallelism import expert
@@ -26,7 +28,7 @@ def routed(shard: Shard) -> tuple[Piece, ...]:
         *_activated(shard, columns),
         _grouped(shard, "experts down", columns, (hidden,)),
         *_biased(shard, "experts down bias", shard.kernels.down_bias, hidden),
-        _rows(shard, "restore", shard.kernels.restore),
+        _rows(shard, "restore", shard.kernels.combine if shard.sends_once else shard.kernels.restore),
         _combine(shard),
     )
 
@@ -77,7 +79,8 @@ def _router(shard: Shard) -> Piece:
 
 def _dispatch(shard: Shard) -> Piece:
     """A row for each expert of a token, to the rank that has it."""
-    rows = pointwise(shard, "dispatch", shard.kernels.permute, shard.routed_tokens, shard.model.hidden)
+    kernels = () if shard.sends_once else shard.kernels.permute
+    rows = pointwise(shard, "dispatch", kernels, shard.routed_tokens, shard.model.hidden)
     return Piece(
         name="dispatch",
         kind="pointwise",
@@ -89,7 +92,18 @@ def _dispatch(shard: Shard) -> Piece:
 
 
 def _combine(shard: Shard) -> Piece:
-    """Back to the rank of the token, where its rows are weighted and summed.
+    """Back to the rank of the token, where its rows are summed up; those that are sent once already are on the way."""
+    nothing = pointwise(shard, "combine", (), shard.split_tokens, shard.model.hidden)
+    rows = nothing if shard.sends_once else _summed(shard)
+    return replace(
+        rows,
+        forward=(*expert.from_experts(shard), *rows.forward),
+        backward=(*rows.backward, *expert.to_experts(shard, new=False)),
+    )
+
+
+def _summed(shard: Shard) -> Piece:
+    """The rows of a token, weighted.
 
     A rank that routed the tokens of all tensor-parallel ranks sums up rows for all of them; those that another rank has
     are zero.
@@ -97,14 +111,14 @@ def _combine(shard: Shard) -> Piece:
     hidden, rows = shard.model.hidden, _routing(shard) * shard.model.topk
     absent = rows - shard.routed_tokens
     zeros = kernel_work(shard, ("zero",), absent, hidden, "fwd") if absent else ()
-    sorted_rows = pointwise(shard, "unsort", shard.kernels.unsort, shard.routed_tokens, hidden)
+    in_order = pointwise(shard, "unsort", shard.kernels.unsort, shard.routed_tokens, hidden)
     summed = pointwise(shard, "combine", shard.kernels.combine, rows, hidden)
     return Piece(
         name="combine",
         kind="pointwise",
-        forward=(*expert.from_experts(shard), *zeros, *sorted_rows.forward, *summed.forward),
-        backward=(*summed.backward, *sorted_rows.backward, *expert.to_experts(shard, new=False)),
-        saved_bytes=sorted_rows.saved_bytes + summed.saved_bytes,
+        forward=(*zeros, *in_order.forward, *summed.forward),
+        backward=(*summed.backward, *in_order.backward),
+        saved_bytes=in_order.saved_bytes + summed.saved_bytes,
         output_bytes=summed.output_bytes / shard.model.topk,
     )
 
@@ -160,7 +174,7 @@ def _weight_gradient(shard: Shard, outputs: int, inputs: int, dtype: str) -> Wor
         batch=shard.experts,
         layout="nt",
         dtype=dtype,
-        out_dtype="fp32" if fused else shard.precision.activation,
+        out_dtype=shard.gradient_dtype(shard.stack.storage.gradient) if fused else shard.precision.activation,
         accumulate=fused,
         grouped=True,
     )

@@ -30,7 +30,7 @@ TABLE_DEFAULTS: Mapping[Family, Traits] = {
 }
 
 OPTIONAL_SIZES = (
-    *("experts", "topk", "shared_ffn", "dense_layers", "dense_ffn"),
+    *("experts", "topk", "expert_groups", "topk_groups", "shared_ffn", "dense_layers", "dense_ffn"),
     *("kv_rank", "q_rank", "rope_dim", "value_dim", "window", "full_every"),
 )
 TABLE_KEYS = (*(field.name for field in fields(Model)), "source")
@@ -229,6 +229,8 @@ def _deepseek(reader: Reader, model: Model) -> Model:
         ffn=ffn,
         kv_heads=model.heads,
         head_dim=reader.size("qk_nope_head_dim") + rope,
+        expert_groups=reader.size("n_group", default=1),
+        topk_groups=reader.size("topk_group", default=1),
         shared_ffn=ffn * reader.size("n_shared_experts") if reader.values.get("n_shared_experts") else 0,
         dense_layers=reader.size("first_k_dense_replace", default=1) if dense else 0,
         dense_ffn=reader.size("intermediate_size") if dense else 0,

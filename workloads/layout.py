@@ -10,6 +10,7 @@ from workloads.precision import PRECISIONS
 from workloads.schedules import known, schedule, schedules
 
 ContextMode = Literal["ring", "all_gather"]
+ExpertMode = Literal["all_to_all", "deduplicated"]
 RECOMPUTE = ("none", "selective", "selective:M+M", "selective-op", "selective-op-alternate", "full", "full:N")
 # Of `selective:M+M`, as Megatron-Core names them.
 MODULES = ("core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts")
@@ -25,6 +26,7 @@ class Layout:
     Args:
         vp: model chunks for each pipeline stage (interleaved schedule).
         etp: ranks that split each expert; 0: one, so that experts are whole, or tp where ep = 1.
+        expert_mode: how rows get to the ranks of their experts: one for each expert, or each once to a node and a rank.
         zero: 0 plain data parallel, 1 optimizer states sharded, 2 gradients too, 3 parameters too (FSDP).
         zero_group: ranks over which ZeRO shards, 0 for all data-parallel ranks; the groups replicate.
         schedule: a file of workloads/schedules or what papers call it; "auto" is 1F1B, interleaved for vp > 1.
@@ -41,6 +43,7 @@ class Layout:
     zero_group: int = 0
     sequence_parallel: bool = False
     context_mode: ContextMode = "ring"
+    expert_mode: ExpertMode = "all_to_all"
     schedule: str = "auto"
 
     @property
@@ -208,6 +211,8 @@ def _name_faults(model: Model, layout: Layout, training: Training) -> Iterator[s
         yield "layout.schedule: " + unknown("schedule", layout.schedule, ("auto", *schedules()))
     if layout.context_mode not in ("ring", "all_gather"):
         yield "layout.context_mode: " + unknown("mode", layout.context_mode, ("ring", "all_gather"))
+    if layout.expert_mode not in ("all_to_all", "deduplicated"):
+        yield "layout.expert_mode: " + unknown("mode", layout.expert_mode, ("all_to_all", "deduplicated"))
 
 
 def _degree_faults(model: Model, layout: Layout, training: Training) -> Iterator[str]:

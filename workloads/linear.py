@@ -71,7 +71,7 @@ def _weight_gradients(shard: Shard, inputs: int, outputs: tuple[int, ...], dtype
     if shard.training.task == "lora":
         return ()
     fused = shard.stack.fused_gradient_accumulation
-    out = "fp32" if fused else shard.precision.activation
+    out = shard.gradient_dtype(shard.stack.storage.gradient) if fused else shard.precision.activation
     return tuple(
         Work(Gemm(m=n, n=inputs, k=shard.tokens, layout="nt", dtype=dtype, out_dtype=out, accumulate=fused))
         for n in outputs

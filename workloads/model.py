@@ -58,6 +58,7 @@ class Model:
         norm_bias: whether a layer norm has a bias beside its weight; an RMS norm never has.
         experts: MLPs of a layer, of `ffn` columns each; 0 for a dense model, which has one.
         topk: experts that a token goes to.
+        expert_groups: of equal size; all experts of a token are of `topk_groups` of them (DeepSeek-V3). 1: no groups.
         shared_ffn: columns of the MLP that every token goes to beside its experts; 0 for none.
         dense_layers: first layers, with one MLP of `dense_ffn` columns in the place of experts.
         kv_rank: columns that keys and values are projected down to and up from again (latent attention,
@@ -94,6 +95,8 @@ class Model:
     norm_bias: bool = True
     experts: int = 0
     topk: int = 0
+    expert_groups: int = 1
+    topk_groups: int = 1
     shared_ffn: int = 0
     dense_layers: int = 0
     dense_ffn: int = 0

@@ -98,6 +98,12 @@ class Shard:
         """Of most of what a norm moves: where it casts for the GEMM behind it, little is of the residual's type."""
         return self.residual_dtype if self.kernels.cast else self.precision.activation
 
+    def gradient_dtype(self, said: str) -> str:
+        """Of gradients, where the stack says `fp32` or `compute`."""
+        precision, storage = self.precision, self.stack.storage
+        narrow = precision.pure or (precision.quantised and storage.narrow_gradients)
+        return "fp32" if said == "fp32" and not narrow else precision.activation
+
     @property
     def dropout(self) -> bool:
         """Whether residuals go through dropout."""
@@ -147,6 +153,11 @@ class Shard:
     def routed_tokens(self) -> int:
         """Rows that this rank sends to experts, and that its experts get where they are dealt evenly."""
         return self.split_tokens * self.model.topk
+
+    @property
+    def sends_once(self) -> bool:
+        """Whether a row goes to other ranks once, however many of its experts they have."""
+        return self.layout.ep > 1 and self.layout.expert_mode == "deduplicated"
 
     @property
     def vocab(self) -> int:

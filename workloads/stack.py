@@ -83,6 +83,7 @@ class Storage:
 
     gradient: Literal["fp32", "compute"]  # the buffer in which gradients add up
     reduce: Literal["fp32", "compute"]  # the data type on the wire
+    narrow_gradients: bool = False  # with GEMMs of 8 and 4 bits both are `compute`, whatever is said
     weight: Literal["fp32", "compute"] = "compute"  # fp32: no 16-bit copy is kept, it is cast for each use
     fp32_gradient_copy: bool = False  # the optimizer holds a further fp32 gradient
     sharded_gradient_buffer: bool = True  # from ZeRO-2 on, whether the gradients live in shards all the time

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 import sim.collectives
 from hardware.types import Cluster
-from sim.collectives import direct
+from sim.collectives import deduplicated, direct
 from sim.collectives.phase import Phase, pipeline_s
 from sim.collectives.placement import Placement, placement
-from workloads.ops import Collective, CommunicationOp, Transfer
+from workloads.ops import Collective, CommunicationOp, Exchange, Transfer
 
 Algorithm = Callable[[Collective, Placement], tuple[Phase, ...]]
 
@@ -51,6 +51,8 @@ def fastest(op: CommunicationOp, cluster: Cluster) -> tuple[Phase, ...]:
         return transfer(op, cluster)
     if op.ranks == 1 or op.bytes == 0:
         return ()
+    if isinstance(op, Exchange):
+        return deduplicated.exchange(op, placement(op.ranks, op.stride, cluster))
     return min(candidates(op, cluster).values(), key=pipeline_s)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hardware import catalog
 from hardware.types import Cluster
 from sim.collectives import Placement, algorithms, candidates, pipeline_s, placement, seconds
-from workloads.ops import Collective, CommunicationOp, Transfer
+from workloads.ops import Collective, CommunicationOp, Exchange, Routing, Transfer
 
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
 CLUSTERS = ("dgx-a100-80g", "dgx-h100", "hgx-b200", "mi300x-node", "dgx-1-v100", "gb200-nvl72", "l40s-node")
@@ -52,6 +52,30 @@ def test_message_within_a_node_worked_by_hand(h100):
     # 16 MB to a neighbour at 1.1 x 0.75 x 450 GB/s: start 5 + 4 us, 2 x 1 us, 16 + 5 MB.
     by_hand = 9e-6 + 2e-6 + 21e6 / (1.1 * 0.75 * 450e9)
     assert time_s(Transfer(bytes=16e6, stride=1), h100) == pytest.approx(by_hand, rel=1e-9)
+
+
+def test_rows_sent_once_worked_by_hand(h100):
+    # 58.7 MB, 8 of 256 experts for a row, 2 nodes of 8: rows go to 1.993 nodes, half of them across, and to 6.5 of 16
+    # ranks, 7 of 8 of them handed on. Start 5 + 4 us; 2 x 1 and 2 x 5 us; the network at 0.91 x 50 GB/s is the slower
+    # one; 5 MB to fill each; own rows copied at 0.6 x 3.352 TB/s, read and written.
+    size, routing = 58.7e6, Routing(256, 8)
+    near, far = 1.1 * 0.75 * 450e9, 0.91 * 50e9
+    across = size * routing.hit(2) / 2 / far
+    copied = size * routing.hit(16) / 16 * 2 / (0.6 * 3.352e12)
+    by_hand = 9e-6 + 12e-6 + across + 5e6 / near + 5e6 / far + copied
+    exchange = Exchange(bytes=size, ranks=16, routing=routing)
+    assert time_s(exchange, h100) == pytest.approx(by_hand, rel=1e-9)
+    assert routing.hit(2) == pytest.approx(1.9929, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in CLUSTERS if name != "l40s-node"]
+)  # PCIe there is no faster than the network
+@pytest.mark.parametrize(("ranks", "stride"), GROUPS)
+def test_rows_sent_once_take_no_longer_than_rows_sent_for_each_expert(name, ranks, stride):
+    cluster, size = catalog.cluster(name, 8), 2.0**25
+    once = time_s(Exchange(bytes=size, ranks=ranks, stride=stride, routing=Routing(256, 8)), cluster)
+    assert once <= time_s(op("all_to_all", 8 * size, ranks, stride), cluster) * (1 + 1e-9)
 
 
 def test_a_broadcast_worked_by_hand(h100):

@@ -173,15 +173,32 @@ LARGE = {
 }
 
 
+# DeepSeek-V3 on 256 B200s in 16 stages, as NVIDIA's recipe has it.
+DEEPSEEK = {
+    **{"family": "mla-moe", "stack": "megatron-core", "layers": "61", "hidden": "7168", "ffn": "2048"},
+    **{"heads": "128", "vocab": "129280", "experts": "256", "topk": "8", "seq_len": "4096", "precision": "mxfp8"},
+    **{"device": "b200-sxm", "gpus": "256", "tp": "1", "pp": "16", "ep": "8", "zero": "1"},
+    **{"global_batch": "2048", "micro_batch": "1", "recompute": "", "missing_inputs": "recompute"},
+}
+
+
 def test_small_modules_are_tried_before_whole_layers_where_the_model_has_them():
-    """DeepSeek-V3 on 256 B200s in 16 stages, as NVIDIA's recipe has it: the up-projections are run again."""
-    sizes = {
-        **{"family": "mla-moe", "stack": "megatron-core", "layers": "61", "hidden": "7168", "ffn": "2048"},
-        **{"heads": "128", "vocab": "129280", "experts": "256", "topk": "8", "seq_len": "4096", "precision": "mxfp8"},
-        **{"device": "b200-sxm", "gpus": "256", "tp": "1", "pp": "16", "ep": "8", "zero": "1"},
-        **{"global_batch": "2048", "micro_batch": "1", "recompute": "", "missing_inputs": "recompute"},
-    }
-    assert described(ROW | sizes).assumed == ("recompute = selective:mla_up_proj",)
+    """The up-projections of latent attention are run again."""
+    assert described(ROW | DEEPSEEK).assumed == ("recompute = selective:mla_up_proj",)
+
+
+def test_rows_are_sent_once_where_experts_are_spread_over_nodes_and_groups_limit_how_many():
+    over_nodes = described(ROW | DEEPSEEK | {"pp": "8", "ep": "32"})
+    assert over_nodes.job.layout.expert_mode == "deduplicated"
+    assert "expert_mode = deduplicated" in over_nodes.assumed
+    assert described(ROW | DEEPSEEK).job.layout.expert_mode == "all_to_all"
+
+
+def test_a_row_may_say_how_experts_get_their_rows():
+    told = described(ROW | DEEPSEEK | {"pp": "8", "ep": "32", "expert_mode": "all_to_all"})
+    assert told.job.layout.expert_mode == "all_to_all"
+    assert "expert_mode = deduplicated" not in told.assumed
+    assert "layout.expert_mode" in reason(**DEEPSEEK | {"expert_mode": "by post"})
 
 
 def test_recomputation_that_a_source_leaves_open_is_the_least_that_fits():

@@ -1,9 +1,11 @@
 """Mixtures of experts: FLOPs of those that work, parameters of all, and rows that travel."""
 
 from dataclasses import replace
+from math import comb
 
 import pytest
 
+from hardware import catalog as hardware
 from sim.catalog import stack
 from sim.memory import peak_memory
 from sim.step import simulate
@@ -14,7 +16,7 @@ from workloads.errors import WorkloadError
 from workloads.graph import Message, Program, Segment, leaf_runs
 from workloads.layout import check
 from workloads.model import Model, step_model_flops
-from workloads.ops import Collective, Gemm, Pointwise
+from workloads.ops import Collective, Exchange, Gemm, Pointwise, Routing
 from workloads.parallelism import data
 from workloads.shard import Shard
 from workloads.stage import layer_parameters
@@ -249,3 +251,47 @@ def test_messages_of_experts_are_part_of_those_of_all():
     program = build(shard_of(ep=2, dp=4, zero=1))
     ranks = {op.ranks for m in program.ops if isinstance(m, Message) for op in m.ops if isinstance(op, Collective)}
     assert {2, 4} <= ranks
+
+
+def test_how_many_parts_of_the_experts_a_token_reaches_worked_by_hand():
+    # 2 of 4 experts in 2 parts: both in one part in 2 of 6 ways, 5/3 parts in the mean.
+    assert Routing(4, 2).hit(2) == pytest.approx(5 / 3)
+    # The same in 2 groups of which one is allowed: always one half of the experts, and both of its two.
+    assert Routing(4, 2, groups=2, allowed=1).hit(2) == pytest.approx(1.0)
+    assert Routing(4, 2, groups=2, allowed=1).hit(4) == pytest.approx(2.0)
+    # 8 of 256 on 8 nodes: 8 (1 - C(224, 8) / C(256, 8)).
+    assert Routing(256, 8).hit(8) == pytest.approx(8 * (1 - comb(224, 8) / comb(256, 8)))
+
+
+@pytest.mark.parametrize("routing", [Routing(64, 6), Routing(256, 8), Routing(256, 8, 8, 4), Routing(160, 6, 8, 3)])
+def test_a_token_reaches_no_more_parts_than_it_has_experts_or_groups_allow_and_more_of_smaller_ones(routing: Routing):
+    found = [routing.hit(parts) for parts in (1, 2, 4, 8, 16, 32)]
+    assert found == sorted(found)
+    assert found[0] == pytest.approx(1.0)
+    assert all(hit <= min(parts, routing.picked) + 1e-9 for hit, parts in zip(found, (1, 2, 4, 8, 16, 32), strict=True))
+    assert routing.groups == 1 or found[3] <= routing.allowed
+    assert routing.hit(routing.experts) == pytest.approx(routing.picked)
+
+
+def test_rows_that_are_sent_once_are_expanded_and_summed_up_where_the_experts_are():
+    """No rows by index before the exchange, none after it; bytes count each row once."""
+    shard = shard_of(ep=4, dp=4, expert_mode="deduplicated")
+    pieces = {piece.name: piece for piece in transformer.layer(shard)}
+    for name in ("dispatch", "combine"):
+        (work,) = pieces[name].forward
+        assert work.op == Exchange(bytes=TOKENS * 64 * 2, ranks=4, routing=Routing(8, 2))
+    assert [work.op.op for work in pieces["restore"].forward if isinstance(work.op, Pointwise)] == ["combine_rows"]
+
+
+def test_sending_rows_once_over_nodes_takes_less_time():
+    model, machine = replace(ROUTED, experts=16, topk=8), hardware.cluster("dgx-h100", 2)
+    spread = {"training": {"global_batch": 16}, "machine": machine, "dp": 16, "ep": 16}
+    modes = ("all_to_all", "deduplicated")
+    jobs = [make_job(model, "megatron-core", expert_mode=mode, **spread) for mode in modes]
+    plain, once = (simulate(job).exposed_s["ep"] for job in jobs)
+    assert once < plain
+
+
+def test_without_expert_parallelism_the_mode_changes_nothing():
+    once, plain = (leaf_runs(build(shard_of(dp=4, expert_mode=mode))) for mode in ("deduplicated", "all_to_all"))
+    assert once == plain

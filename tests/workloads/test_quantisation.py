@@ -1,7 +1,13 @@
 """Casts to 8 bits: one scale for a tensor, or one for each row in both directions of a GEMM."""
 
+import pytest
+
+from sim.memory import peak_memory
 from tests.conftest import LLAMA, make_shard
-from workloads.ops import Pointwise
+from workloads.build import build
+from workloads.graph import leaf_runs
+from workloads.ops import DTYPE_BYTES, Gemm, Pointwise
+from workloads.parallelism.data import gradient_dtype
 from workloads.quantisation import quantised
 
 
@@ -24,6 +30,16 @@ def test_one_scale_for_a_tensor_needs_no_transposed_cast():
     forward, data, weights = names("fp8", "nemo")
     assert {name for name, _, _ in (*forward, *data)} <= {"quantize_fp8", "quantize_fp8_transpose"}
     assert weights == []
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", "fp32"), ("fp8", "bf16"), ("mxfp8", "bf16")])
+def test_megatron_core_adds_gradients_up_and_reduces_them_in_16_bits_with_narrow_gemms(precision, dtype):
+    shard = make_shard(LLAMA, "megatron-core", dp=2, training={"precision": precision})
+    weight_gradients = {op.out_dtype for op in leaf_runs(build(shard)) if isinstance(op, Gemm) and op.accumulate}
+    assert weight_gradients == {gradient_dtype(shard)} == {dtype}
+    wide = make_shard(LLAMA, "megatron-core", dp=2, training={"precision": "bf16"})
+    held, most = (peak_memory(each, 1e12).gradients for each in (shard, wide))
+    assert held == most * DTYPE_BYTES[dtype] / 4
 
 
 def test_pure_8_bit_training_keeps_no_fp32():

@@ -20,8 +20,7 @@ DIMENSION = "dp"
 
 def gradient_dtype(shard: Shard) -> str:
     """On the wire."""
-    wide = shard.stack.storage.reduce == "fp32" and not shard.precision.pure
-    return "fp32" if wide else shard.precision.activation
+    return shard.gradient_dtype(shard.stack.storage.reduce)
 
 
 def reduce_gradients(shard: Shard, parameters: Parameters) -> Message | None:

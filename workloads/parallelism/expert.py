@@ -5,7 +5,7 @@ split each expert, what has arrived is gathered over them, and their partial sum
 """
 
 from workloads.graph import Work
-from workloads.ops import Collective, CollectiveKind
+from workloads.ops import Collective, CollectiveKind, Exchange, Routing
 from workloads.parallelism import tensor
 from workloads.shard import Shard
 
@@ -27,7 +27,20 @@ def _exchanged(shard: Shard) -> tuple[Work, ...]:
     layout = shard.layout
     if layout.ep == 1:
         return ()
+    if shard.sends_once:
+        return (Work(_once(shard), STREAM),)
     return (Work(_collective(shard, "all_to_all", _rows_bytes(shard), layout.ep, layout.expert_tp), STREAM),)
+
+
+def _once(shard: Shard) -> Exchange:
+    model = shard.model
+    return Exchange(
+        bytes=_rows_bytes(shard) / model.topk,
+        ranks=shard.layout.ep,
+        stride=shard.layout.expert_tp,
+        routing=Routing(model.experts, model.topk, model.expert_groups, model.topk_groups),
+        dtype=shard.precision.activation,
+    )
 
 
 def _split(shard: Shard, kind: CollectiveKind) -> tuple[Work, ...]:
