@@ -61,6 +61,7 @@ def play_block(
     tasks = Tasks.of(block_tasks(block))
     work = block.work
     seconds = [second for piece in block.pieces for second in _piece_s(piece, prices, message_rate)]
+    seconds += _beside_s(block, prices, message_rate)
     costs = host.costs
     launches = [
         host.kernel_s(block, item.op) if item.stream == COMPUTE else costs.message_s[host.execution] for item in work
@@ -129,7 +130,21 @@ def _piece_s(piece: tuple[Work, ...], prices: Mapping[Op, float], message_rate: 
             yield alone
             continue
         meanwhile = sum(prices[later.op] for later in piece[place:] if later.stream == COMPUTE)
-        yield min(alone / message_rate, alone + (1.0 - message_rate) * meanwhile)
+        yield _slowed_s(alone, meanwhile, message_rate)
+
+
+def _beside_s(block: Block, prices: Mapping[Op, float], message_rate: float) -> Iterator[float]:
+    """Seconds of each message beside the pieces; they go slower, one after the other, until the computation ends."""
+    left = sum(prices[item.op] for piece in block.pieces for item in piece if item.stream == COMPUTE)
+    for item in block.beside:
+        seconds = _slowed_s(prices[item.op], left, message_rate)
+        left = max(left - seconds, 0.0)
+        yield seconds
+
+
+def _slowed_s(alone: float, computing: float, message_rate: float) -> float:
+    """Of a message that has so much computation beside it."""
+    return min(alone / message_rate, alone + (1.0 - message_rate) * computing)
 
 
 def _computing(work: tuple[Work, ...], seconds: Sequence[float]) -> float:
@@ -154,7 +169,7 @@ def block_tasks(block: Block) -> list[Task]:
                 front = (len(tasks),)
             tasks.append(Task(0, 0, item.stream, after))
         piece_before = tuple(range(first, len(tasks))) or piece_before
-    return tasks
+    return [*tasks, *(Task(0, 0, item.stream, ()) for item in block.beside)]
 
 
 def _exposed(work: tuple[Work, ...], timeline: Timeline) -> tuple[dict[str, float], float]:

@@ -64,5 +64,7 @@ def stack_faults(shard: Shard) -> Iterator[str]:
     if shard.attention == "flash" and shard.model.sinks and not shard.stack.fused_sinks:
         kernel = f"{shard.stack.name} has no fused kernel for the sinks of {shard.model.name}"
         yield f'stack.attention: {kernel}; "unfused" is right, where scores fit into memory'
+    if shard.layout.expert_overlap and shard.stack.host.reads_counts:
+        yield f"layout.expert_overlap: {shard.stack.name} waits for the numbers of rows that it exchanges"
     if shard.attention == "unfused" and shard.layout.cp > 1:
         yield f'layout.cp = {shard.layout.cp} needs stack.attention = "flash": unfused attention needs all keys'

@@ -63,6 +63,7 @@ class LayoutTable:
     schedule: str = "auto"
     context_mode: str = "ring"
     expert_mode: str = "all_to_all"
+    expert_overlap: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

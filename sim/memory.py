@@ -11,7 +11,7 @@ from workloads.layout import micro_batches
 from workloads.ops import DTYPE_BYTES
 from workloads.parallelism import data
 from workloads.parameters import Parameters, summed
-from workloads.schedules import Slot, schedule
+from workloads.schedules import Slot, paired, schedule
 from workloads.shard import Shard
 from workloads.stage import (
     Blocks,
@@ -144,17 +144,23 @@ def _activation_bytes(blocks: Blocks, chunks: tuple[Chunk, ...]) -> float:
     shard = blocks.shard
     layout, count = shard.layout, micro_batches(shard.layout, shard.training)
     kept = [chunk_kept_bytes(blocks, chunk) for chunk in chunks]
-    plan = schedule(layout.schedule_name)
-    return most_kept(plan.order(chunks[0].stage, layout.pp, layout.vp, count), kept)
+    order = schedule(layout.schedule_name).order(chunks[0].stage, layout.pp, layout.vp, count)
+    return most_kept(paired(order) if layout.expert_overlap else order, kept)
 
 
 def most_kept(order: Iterable[Slot], kept: list[float]) -> float:
-    """Largest sum of `kept[chunk]` over passes that have gone forward and not yet back."""
-    now = most = 0.0
+    """Largest sum of `kept[chunk]` over passes that have gone forward and not yet back.
+
+    What a backward pass lets go of is still there in the forward pass beside it.
+    """
+    now = most = going = 0.0
     for slot in order:
         if slot.direction == "F":
             now += kept[slot.chunk]
             most = max(most, now)
+            now, going = now - going, 0.0
+        elif slot.beside:
+            going = kept[slot.chunk]
         else:
             now -= kept[slot.chunk]
     return most

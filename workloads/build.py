@@ -9,7 +9,7 @@ from workloads.layout import micro_batches
 from workloads.optimizer import finish
 from workloads.parallelism import pipeline
 from workloads.passes import Passes
-from workloads.schedules import Slot, schedule
+from workloads.schedules import Slot, paired, schedule
 from workloads.shard import Shard
 from workloads.stage import Blocks, stage_chunks
 from workloads.weave import Weave
@@ -29,7 +29,8 @@ def _run_schedule(weave: Weave, shard: Shard, stages: list[Passes]) -> None:
     """Queue every slot of every stage, each when what it waits for is queued: one of each stage in a round."""
     layout, count = shard.layout, micro_batches(shard.layout, shard.training)
     plan = schedule(layout.schedule_name)
-    queues = [iter(plan.order(stage, layout.pp, layout.vp, count)) for stage in range(layout.pp)]
+    orders = (plan.order(stage, layout.pp, layout.vp, count) for stage in range(layout.pp))
+    queues = [paired(order) if layout.expert_overlap else iter(order) for order in orders]
     heads = [next(queue, None) for queue in queues]
     sender = _Sender(weave, shard, count)
     while any(heads):

@@ -38,17 +38,19 @@ class Block:
 
     Args:
         phase: what the time is spent on, for the breakdown: forward, recompute, backward, ...
+        beside: messages that run beside the pieces from the start of the block on; it ends when they have ended.
     """
 
     name: str
     phase: str
     pieces: tuple[tuple[Work, ...], ...]
     unit: bool = False  # whether it gathers or reduces parameters, with the host work that goes with it
+    beside: tuple[Work, ...] = ()
 
     @property
     def work(self) -> tuple[Work, ...]:
-        """All work, in order of launch."""
-        return tuple(work for piece in self.pieces for work in piece)
+        """All work, in order of launch; what runs beside it last."""
+        return (*(work for piece in self.pieces for work in piece), *self.beside)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

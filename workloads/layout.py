@@ -27,6 +27,7 @@ class Layout:
         vp: model chunks for each pipeline stage (interleaved schedule).
         etp: ranks that split each expert; 0: one, so that experts are whole, or tp where ep = 1.
         expert_mode: how rows get to the ranks of their experts: one for each expert, or each once to a node and a rank.
+        expert_overlap: the exchanges of a pass run beside the computation of one in the other direction.
         zero: 0 plain data parallel, 1 optimizer states sharded, 2 gradients too, 3 parameters too (FSDP).
         zero_group: ranks over which ZeRO shards, 0 for all data-parallel ranks; the groups replicate.
         schedule: a file of workloads/schedules or what papers call it; "auto" is 1F1B, interleaved for vp > 1.
@@ -44,6 +45,7 @@ class Layout:
     sequence_parallel: bool = False
     context_mode: ContextMode = "ring"
     expert_mode: ExpertMode = "all_to_all"
+    expert_overlap: bool = False
     schedule: str = "auto"
 
     @property
@@ -252,7 +254,13 @@ def _expert_faults(model: Model, layout: Layout) -> Iterator[str]:
             yield f"layout.ep = {layout.ep}: {model.name} has no experts"
         if layout.etp:
             yield f"layout.etp = {layout.etp}: {model.name} has no experts"
+        if layout.expert_overlap:
+            yield f"layout.expert_overlap: {model.name} has no experts"
         return
+    if layout.expert_overlap and layout.ep == 1:
+        yield "layout.expert_overlap needs layout.ep of 2 or more"
+    if layout.expert_overlap and layout.zero == 3:
+        yield "layout.expert_overlap is not covered with layout.zero = 3"
     if model.experts % layout.ep:
         yield f"{model.name}: experts = {model.experts} is not divisible by layout.ep = {layout.ep}"
     if layout.etp < 0 or (layout.etp and layout.tp % layout.etp):

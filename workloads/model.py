@@ -3,6 +3,7 @@
 Symbols below: h hidden, l layers, f ffn, V vocabulary, s sequence length, a heads, g kv heads, d head_dim.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
@@ -343,8 +344,7 @@ def _inconsistencies(model: Model) -> tuple[str, ...]:
     faults = []
     if model.heads % model.kv_heads:
         faults.append(f"heads {model.heads} is not a multiple of kv_heads {model.kv_heads}")
-    if not 0 <= model.topk <= model.experts or bool(model.topk) != bool(model.experts):
-        faults.append(f"topk {model.topk} of {model.experts} experts: from 1 to all of them, or none of none")
+    faults += _routing_faults(model)
     if model.biases == "all" and (model.shared_ffn or model.kv_rank):
         faults.append("biases of shared experts and of latent attention are not covered")
     if model.clamped and not model.gated:
@@ -367,3 +367,13 @@ def _inconsistencies(model: Model) -> tuple[str, ...]:
     if model.positions == "rope" and model.head_dim % 2:
         faults.append(f"head_dim {model.head_dim} is odd; rotary positions need pairs")
     return tuple(faults)
+
+
+def _routing_faults(model: Model) -> Iterator[str]:
+    groups, open_to_all = model.expert_groups, model.topk_groups * (model.experts // max(model.expert_groups, 1))
+    if not 0 <= model.topk <= model.experts or bool(model.topk) != bool(model.experts):
+        yield f"topk {model.topk} of {model.experts} experts: from 1 to all of them, or none of none"
+    if groups != 1 and (
+        groups < 1 or model.experts % groups or not 1 <= model.topk_groups <= groups or open_to_all < model.topk
+    ):
+        yield f"topk {model.topk} from {model.topk_groups} of {groups} groups of {model.experts} experts"

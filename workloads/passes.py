@@ -138,14 +138,18 @@ def _gathers_ahead(shard: Shard) -> bool:
 
 
 def _kind(slot: Slot) -> str:
-    """Of pass: F, B, or B1 for the first micro-batch."""
-    return "B1" if slot.direction == "B" and slot.micro_batch == 0 else slot.direction
+    """Of pass: F, B, or B1 for the first micro-batch; with a plus sign beside a pass in the other direction."""
+    kind = "B1" if slot.direction == "B" and slot.micro_batch == 0 else slot.direction
+    return f"{kind}+" if slot.beside else kind
 
 
 def _passes(blocks: Blocks, chunk: Chunk, layers: range | None = None) -> dict[str, Segment]:
     """Each kind of pass through a chunk, or through some of its layers."""
     forward, backward = (chunk_segment(blocks, chunk, direction, layers) for direction in "FB")
-    return {"F": forward, "B": backward, "B1": chunk_segment(blocks, chunk, "B", layers, first=True)}
+    found = {"F": forward, "B": backward, "B1": chunk_segment(blocks, chunk, "B", layers, first=True)}
+    if not blocks.shard.layout.expert_overlap:
+        return found
+    return found | {f"{kind}+": blocks.exchanging(segment) for kind, segment in found.items()}
 
 
 class _Unit:

@@ -1,7 +1,7 @@
 """What one pipeline stage holds and runs: its layers and ends as blocks, its parameters, its activations."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, groupby
 
@@ -11,6 +11,7 @@ from workloads.graph import Block, Segment, Work
 from workloads.layout import chunk_layers, recomputed_layers
 from workloads.model import Kind
 from workloads.ops import DTYPE_BYTES, Pointwise
+from workloads.parallelism import expert
 from workloads.parameters import Parameters, summed
 from workloads.pieces import Piece
 from workloads.recompute import kept_bytes, needed, run_again
@@ -41,6 +42,16 @@ class Blocks:
         return {
             kind: Blocks(shard=self.shard.alike(kind)) for kind in dict.fromkeys(map(model.kind, range(model.layers)))
         }
+
+    def exchanging(self, segment: Segment) -> Segment:
+        """The pass with the exchanges of experts beside its computation."""
+        for block, _ in segment.blocks:
+            self._exchanging.setdefault(id(block), expert.beside(block))
+        return replace(segment, blocks=tuple((self._exchanging[id(block)], count) for block, count in segment.blocks))
+
+    @cached_property
+    def _exchanging(self) -> dict[int, Block]:
+        return {}
 
     @cached_property
     def layer(self) -> tuple[Piece, ...]:

@@ -112,6 +112,9 @@ def _layout_words(result: Result) -> Iterator[str]:
     layout = result.job.layout
     yield f"dp {layout.dp} x tp {layout.tp} x pp {layout.pp}"
     yield from (f"x {key} {getattr(layout, key)}" for key in ("cp", "ep") if getattr(layout, key) > 1)
+    exchange = [layout.expert_mode] * result.job.shard().sends_once + ["overlapped"] * layout.expert_overlap
+    if exchange:
+        yield f"({', '.join(exchange)})"
     if layout.pp > 1:
         yield f"({layout.schedule_name}" + (f", vp {layout.vp})" if layout.vp > 1 else ")")
     if layout.sequence_parallel:

@@ -188,6 +188,9 @@ def test_more_chunks_than_layers_and_ends_are_refused():
     ("change", "fault"),
     [
         ({"experts": 0, "topk": 0}, "are of models with experts"),
+        ({"expert_groups": 3}, "of 3 groups of 8 experts"),
+        ({"expert_groups": 8, "topk_groups": 1}, "topk 2 from 1 of 8 groups"),
+        ({"expert_groups": 2, "topk_groups": 3}, "from 3 of 2 groups"),
         ({"dense_layers": 9}, "dense_layers 9 of 8"),
         ({"dense_ffn": 0}, "of dense_ffn 0 columns"),
         ({"rope_dim": 12}, "needs rope_dim below head_dim"),

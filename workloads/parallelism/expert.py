@@ -4,7 +4,9 @@ Rows are dealt evenly. Under tensor parallelism a rank sends its part of the seq
 split each expert, what has arrived is gathered over them, and their partial sums are reduced and scattered.
 """
 
-from workloads.graph import Work
+from dataclasses import replace
+
+from workloads.graph import Block, Work
 from workloads.ops import Collective, CollectiveKind, Exchange, Routing
 from workloads.parallelism import tensor
 from workloads.shard import Shard
@@ -21,6 +23,15 @@ def to_experts(shard: Shard, *, new: bool) -> tuple[Work, ...]:
 def from_experts(shard: Shard) -> tuple[Work, ...]:
     """The same rows back."""
     return (*_split(shard, "reduce_scatter"), *_exchanged(shard))
+
+
+def beside(block: Block) -> Block:
+    """The same with its exchanges beside the computation: two passes run at a time, one computes while one sends."""
+    exchanges = tuple(work._replace(counted=False) for work in block.work if work.stream == STREAM)
+    if not exchanges:
+        return block
+    pieces = tuple(tuple(work for work in piece if work.stream != STREAM) for piece in block.pieces)
+    return replace(block, pieces=pieces, beside=exchanges)
 
 
 def _exchanged(shard: Shard) -> tuple[Work, ...]:

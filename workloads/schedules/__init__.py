@@ -1,7 +1,7 @@
 """Pipeline schedules: in which order a stage runs its micro-batches. One file each, found because it is there."""
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, cast
@@ -15,6 +15,7 @@ class Slot(NamedTuple):
     direction: Literal["F", "B"]
     micro_batch: int
     chunk: int
+    beside: bool = False  # whether it runs beside a pass in the other direction, see `paired`
 
 
 class Schedule(Protocol):
@@ -29,6 +30,18 @@ class Schedule(Protocol):
     def faults(self, stages: int, chunks: int, micro_batches: int) -> list[str]:
         """Why this schedule cannot run so many chunks and micro-batches; empty if it can."""
         ...
+
+
+def paired(order: Iterable[Slot]) -> Iterator[Slot]:
+    """The same passes; a backward pass and the forward pass behind it run beside each other."""
+    behind: Slot | None = None
+    for slot in order:
+        together = behind is not None and (behind.direction, slot.direction) == ("B", "F")
+        if behind is not None:
+            yield behind._replace(beside=behind.beside or together)
+        behind = slot._replace(beside=together)
+    if behind is not None:
+        yield behind
 
 
 def schedules() -> tuple[str, ...]:
