@@ -215,6 +215,19 @@ class Transfer:
         return 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostCopy:
+    """Bytes of a device that go to the memory of its host, or come back."""
+
+    bytes: float
+
+    @property
+    def flops(self) -> float:
+        """None."""
+        return 0.0
+
+
 ComputeOp = Gemm | Attention | Pointwise
 CommunicationOp = Collective | Transfer
-Op = ComputeOp | CommunicationOp
+MeasuredOp = ComputeOp | CommunicationOp  # what a table of measurements has rows of
+Op = MeasuredOp | HostCopy
