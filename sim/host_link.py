@@ -8,8 +8,8 @@ from calibration.cost.model import Prices
 from hardware.types import Device
 from workloads.ops import HostCopy
 
-# Of what a PCIe link moves, data: packets of 256 bytes have a header of 16, and 8 of framing and checksum (PCI Express
-# Base Specification 5.0, transaction and data link layers). The payload that hosts usually set.
+# Of what a PCIe link moves, data: payload / (payload + overhead) with 256 bytes, as hosts usually set it, and 24 of
+# framing, header and checksum around them (Intel AN 456, throughput for posted writes; a header for 64-bit addresses).
 PCIE_DATA_SHARE = 256 / 280
 
 # Of log(measured / predicted): hosts differ, and so does where their memory lies. An estimate, not measured here.

@@ -129,6 +129,14 @@ def test_with_one_layer_left_on_the_device_nothing_is_hidden():
     assert passed(4, 3, copy_s=1.0).seconds == 12.0 + 6.0
 
 
+@pytest.mark.parametrize("away", ALL_BUT_ONE)
+@pytest.mark.parametrize("copy_s", [0.25, 0.75, 1.0, 1.2, 1.5, 2.0, 2.5, 6.0])
+def test_copies_are_hidden_where_they_take_no_longer_than_all_layers_but_two(away, copy_s):
+    """docs/models/offloading.md: n c <= (L - 2) min(f, b), and no more than L - 2 layers."""
+    hidden = away * copy_s <= 6 * 1.0 and away <= 6
+    assert (passed(8, away, copy_s=copy_s).seconds == 8 * 3.0) == hidden
+
+
 @pytest.mark.parametrize("away", [1, 3, 5, 7])
 def test_a_slower_link_is_never_faster(away):
     times = [passed(8, away, copy_s=copy_s).seconds for copy_s in (0.0, 0.5, 1.0, 2.0, 4.0)]
