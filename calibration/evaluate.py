@@ -15,7 +15,7 @@ from calibration.cost.rates import Floats
 from calibration.fit_messages import within
 from calibration.table import Measurement, op_of
 from hardware.types import Device
-from workloads.ops import Collective, CommunicationOp, ComputeOp, Gemm, Op, Transfer
+from workloads.ops import Collective, CommunicationOp, ComputeOp, Gemm, MeasuredOp, Transfer
 
 ALL = "all"
 COLLECTIVE = "collective"
@@ -32,7 +32,7 @@ class Messages(NamedTuple):
 class Point(NamedTuple):
     """One measured shape beside its price."""
 
-    op: Op
+    op: MeasuredOp
     measured_s: float
     predicted_s: float
     spread: float
@@ -94,7 +94,7 @@ def evaluate(
     price.
     """
     skipped: dict[str, int] = {}
-    times: dict[Op, list[float]] = {}
+    times: dict[MeasuredOp, list[float]] = {}
     for row in rows:
         reason, op = _op(row, device, mode, messages.gpus if messages else 0)
         if op is None or row.time_s is None:
@@ -111,7 +111,7 @@ def evaluate(
     return Report(device=device.name, mode=mode, points=tuple(points), skipped=skipped)
 
 
-def _op(row: Measurement, device: Device, mode: str, gpus: int) -> tuple[str, Op | None]:
+def _op(row: Measurement, device: Device, mode: str, gpus: int) -> tuple[str, MeasuredOp | None]:
     """The op of a row, or why it has none."""
     if row.device != device.name:
         return f"of the device {row.device!r}", None
@@ -128,7 +128,7 @@ def _op(row: Measurement, device: Device, mode: str, gpus: int) -> tuple[str, Op
 
 
 def _priced(
-    ops: Sequence[Op], cost_model: CostModel, device: Device, messages: Messages | None
+    ops: Sequence[MeasuredOp], cost_model: CostModel, device: Device, messages: Messages | None
 ) -> tuple[Floats, Floats, list[str]]:
     """Seconds, spread, and for each op the reason if it has no price; kinds of ops are priced together."""
     seconds, spread, reasons = np.zeros(len(ops)), np.zeros(len(ops)), [""] * len(ops)
@@ -146,7 +146,7 @@ def _priced(
     return seconds, spread, reasons
 
 
-def _kinds(ops: Sequence[Op]) -> list[NDArray[np.intp]]:
+def _kinds(ops: Sequence[MeasuredOp]) -> list[NDArray[np.intp]]:
     """Indices of the ops of each family, data type and group."""
     kinds: dict[tuple[str, str, str], list[int]] = {}
     for row, op in enumerate(ops):
@@ -154,12 +154,12 @@ def _kinds(ops: Sequence[Op]) -> list[NDArray[np.intp]]:
     return [np.array(rows, dtype=np.intp) for rows in kinds.values()]
 
 
-def family_name(op: Op) -> str:
+def family_name(op: MeasuredOp) -> str:
     """gemm, attention, pointwise or collective."""
     return family_of(op) if isinstance(op, ComputeOp) else COLLECTIVE
 
 
-def _group(op: Op) -> str:
+def _group(op: MeasuredOp) -> str:
     return group_of(op) if isinstance(op, ComputeOp) else kind_of(op)
 
 
@@ -171,7 +171,7 @@ def _sizes(group: str, points: Sequence[Point]) -> Iterator[tuple[str, Sequence[
         yield f"{group}, {LARGE}", large
 
 
-def _label(op: Op) -> str:
+def _label(op: MeasuredOp) -> str:
     """Data type of a GEMM; kernel and direction, or kind and ranks, of the others."""
     return op.dtype if isinstance(op, Gemm) else _group(op)
 

@@ -23,7 +23,7 @@ from workloads.ops import (
     Direction,
     Gemm,
     Layout,
-    Op,
+    MeasuredOp,
     Pointwise,
     Transfer,
     traffic_table,
@@ -154,9 +154,9 @@ def line(row: Measurement) -> str:
     return out.getvalue()
 
 
-def op_of(measurement: Measurement) -> Op | None:
+def op_of(measurement: Measurement) -> MeasuredOp | None:
     """The op that a cost model prices; None for a row of something else (host times, copies to the host)."""
-    makers: Mapping[str, Callable[[Measurement], Op | None]] = {
+    makers: Mapping[str, Callable[[Measurement], MeasuredOp | None]] = {
         "gemm": _gemm,
         "attention": _attention,
         "pointwise": _pointwise,

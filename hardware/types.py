@@ -81,6 +81,9 @@ class Device:
 
     Rates are dense (no sparsity). `links` gives, for each fabric that the device is sold with, the
     bytes per second that one device can send over all its links of that kind, in one direction.
+
+    Args:
+        host_bytes_per_s: between the device and the memory of its host, in each direction, where that is not over PCIe.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -100,6 +103,7 @@ class Device:
     boost_clock_hz: Positive
     power_limit_w: Positive
     links: Mapping[str, Positive]
+    host_bytes_per_s: Positive | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from sim.blocks import BlockTime
 from sim.engine import Timeline
-from workloads.graph import COMPUTE, Message, Program, Segment
+from workloads import offload
+from workloads.graph import COMPUTE, Message, Program, Segment, streams
 from workloads.parallelism import data
 
 # In the order in which reports show them.
@@ -23,6 +24,7 @@ PARTS = (
     "exposed ep",
     "exposed pp",
     "exposed dp",
+    "exposed offload",
     "bubble",
     "host",
 )
@@ -58,6 +60,7 @@ def breakdown(
     taken = np.asarray(task_seconds)
     op_of, rank_of = np.array(program.tasks.ops), np.array(program.tasks.ranks)
     on_compute = np.array([stream == COMPUTE for stream in program.tasks.streams])
+    ready_s = _without_copies(program, timeline)
     of_data = np.array([dimension(op) == data.DIMENSION for op in program.ops])[op_of]
     op_parts = [segment_parts(op, times) if isinstance(op, Segment) else {} for op in program.ops]
     beyond = taken - np.array([sum(parts.values()) for parts in op_parts])[op_of]
@@ -69,7 +72,9 @@ def breakdown(
         _add(total, "launch" if isinstance(op, Segment) else f"exposed {op.dimension}", seconds)
     for rank in range(program.ranks):
         mine = np.flatnonzero(rank_of == rank)
-        idle = _gaps(timeline, mine[on_compute[mine]])
+        computing = mine[on_compute[mine]]
+        _add(total, "exposed offload", float((timeline.start_s - ready_s)[computing].sum()))
+        idle = _gaps(timeline, ready_s, computing)
         exposed = _overlap(*idle, timeline, mine[~on_compute[mine]])
         exposed_data = _overlap(*idle, timeline, mine[of_data[mine]])
         _add(total, "exposed dp", exposed_data)
@@ -86,10 +91,25 @@ def dimension(op: Segment | Message) -> str:
     return op.dimension if isinstance(op, Message) else ""
 
 
-def _gaps(timeline: Timeline, compute: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Begin and end of the times in which a rank computes nothing, sorted."""
+def _without_copies(program: Program, timeline: Timeline) -> NDArray[np.float64]:
+    """When each task would have started if it had not to wait for what is copied between the device and its host."""
+    tasks, ready_s = program.tasks, timeline.start_s.copy()
+    ops = {index for index, op in enumerate(program.ops) if dimension(op) == offload.DIMENSION}
+    copies = {index for index, op in enumerate(tasks.ops) if op in ops}
+    for queue in streams(tasks).values() if copies else ():
+        for before, index in zip([None, *queue], queue, strict=False):
+            if not copies.isdisjoint(tasks.after[index]):
+                others = [before, *(earlier for earlier in tasks.after[index] if earlier not in copies)]
+                ready_s[index] = max(0.0 if other is None else timeline.end_s[other] for other in others)
+    return ready_s
+
+
+def _gaps(
+    timeline: Timeline, ready_s: NDArray[np.float64], compute: NDArray[np.intp]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Begin and end of the times in which a rank computes nothing and waits for no copy, sorted."""
     begin = np.concatenate([[0.0], timeline.end_s[compute]])
-    end = np.concatenate([timeline.start_s[compute], [timeline.seconds]])
+    end = np.concatenate([ready_s[compute], [timeline.seconds]])
     idle = end > begin
     return begin[idle], end[idle]
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hardware.types import Cluster
+from sim.host_link import host_bytes_per_s
 from workloads.errors import WorkloadError, unknown
 from workloads.layout import Layout, Training, check
 from workloads.model import Model
@@ -33,6 +34,11 @@ class Job:
         """Devices that the job uses: all of its cluster, or fewer."""
         return self.layout.gpus
 
+    @property
+    def can_offload(self) -> bool:
+        """Whether some of its layers could be offloaded."""
+        return self.layout.pp == 1 and self.model.layers > 1 and not any(self._offload_faults())
+
     def shard(self) -> Shard:
         """The job as one rank sees it; raises WorkloadError with every inconsistency."""
         check(self.model, self.layout, self.training)
@@ -44,7 +50,7 @@ class Job:
             execution=self.execution or self.stack.execution,
             attention=self.attention or self.stack.attention,
         )
-        if faults := [*self._size_faults(), *stack_faults(shard)]:
+        if faults := [*self._size_faults(), *self._recompute_faults(), *stack_faults(shard)]:
             raise WorkloadError("job", faults)
         return shard
 
@@ -52,6 +58,18 @@ class Job:
         if self.layout.gpus > self.cluster.gpus:
             has = f"{self.cluster.name} x {self.cluster.nodes} has {self.cluster.gpus}"
             yield f"layout needs {self.layout.gpus} GPUs, {has}"
+
+    def _recompute_faults(self) -> Iterator[str]:
+        recompute = self.training.recompute
+        for fault in self._offload_faults() if self.training.offloaded_layers else ():
+            yield f"training.recompute = {recompute!r}: {fault}"
+
+    def _offload_faults(self) -> Iterator[str]:
+        """Why stack and device offload nothing."""
+        if not self.stack.offloads:
+            yield f"{self.stack.name} does not offload layers"
+        if not host_bytes_per_s(self.cluster.device):
+            yield f"no link of {self.cluster.device.name} to its host is known"
 
 
 def stack_faults(shard: Shard) -> Iterator[str]:

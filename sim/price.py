@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from calibration.cost.model import CostModel
 from hardware.types import Cluster, Device
+from sim.host_link import copy_prices
 from sim.message_price import message_prices
-from workloads.ops import Attention, CommunicationOp, ComputeOp, Op
+from workloads.ops import Attention, CommunicationOp, ComputeOp, HostCopy, Op
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +24,11 @@ class Price:
 def price(ops: Sequence[Op], cluster: Cluster, cost_model: CostModel) -> dict[Op, Price]:
     """What each op costs on `cluster`."""
     messages = [op for op in ops if isinstance(op, CommunicationOp)]
-    computation = [op for op in ops if not isinstance(op, CommunicationOp)]
-    prices = dict(zip(messages, _prices(*message_prices(messages, cluster, cost_model)), strict=True))
+    copies = [op for op in ops if isinstance(op, HostCopy)]
+    computation = [op for op in ops if not isinstance(op, CommunicationOp | HostCopy)]
+    prices: dict[Op, Price] = dict(zip(messages, _prices(*message_prices(messages, cluster, cost_model)), strict=True))
+    if copies:
+        prices |= zip(copies, _prices(*copy_prices(copies, cluster.device)), strict=True)
     computed = cost_model.price([on_device(cluster.device, op) for op in computation], cluster.device)
     return prices | dict(zip(computation, _prices(*computed), strict=True))
 

@@ -13,6 +13,7 @@ from sim.cells import SkippedRowError, positive, whole
 from sim.job import Job
 from sim.memory import peak_memory
 from sim.row_model import model_of
+from sim.step import simulate
 from workloads.errors import WorkloadError, unknown
 from workloads.layout import ExpertMode, Layout, Training, missing_module
 from workloads.stack import Stack
@@ -44,6 +45,7 @@ REQUIRED = (
 )
 UNSTATED_STACK = "megatron-lm-2022"
 NVL72_GPUS = 72
+OFFLOAD = "offload:N"  # of what a stack tries
 Row = Mapping[str, str]
 
 
@@ -58,8 +60,8 @@ class Described:
 def described(row: Row) -> Described:
     """The job that a row describes; raises SkippedRowError with the reason if it is not one.
 
-    Where the source does not say (`missing_inputs`), ZeRO is the stack's usual one and recomputation the least that
-    fits into the memory of the device. Nothing is chosen by what was measured.
+    Where the source does not say (`missing_inputs`), ZeRO is the stack's usual one and recomputation, or offloading in
+    its place, the least that fits into the memory of the device. Nothing is chosen by what was measured.
     """
     try:
         return _described(row)
@@ -116,14 +118,29 @@ def _open_inputs(row: Row) -> frozenset[str]:
 
 def _least_that_fits(job: Job) -> Job:
     for recompute in job.stack.recompute_tried:
-        tried = replace(job, training=replace(job.training, recompute=recompute))
-        if missing_module(tried.model, tried.training):
-            continue
-        if peak_memory(tried.shard(), job.cluster.device.memory_bytes).fits:
+        tried = _least_offloaded(job) if recompute == OFFLOAD else _recomputed(job, recompute)
+        if tried is not None and not missing_module(tried.model, tried.training) and _fits(tried):
             return tried
     raise SkippedRowError(
         "the source does not give recompute, and not even with all of it does the job fit into memory"
     )
+
+
+def _least_offloaded(job: Job) -> Job | None:
+    """With as few layers offloaded as fit; None where none may be, or running all layers again is as fast."""
+    tried = (_recomputed(job, f"offload:{layers}") for layers in range(1, job.model.layers))
+    found = next(filter(_fits, tried), None) if job.can_offload else None
+    again = _recomputed(job, "full")
+    slower = found and _fits(again) and simulate(again).step_s <= simulate(found).step_s
+    return None if slower else found
+
+
+def _recomputed(job: Job, recompute: str) -> Job:
+    return replace(job, training=replace(job.training, recompute=recompute))
+
+
+def _fits(job: Job) -> bool:
+    return peak_memory(job.shard(), job.cluster.device.memory_bytes).fits
 
 
 def _adapters(row: Row) -> bool:

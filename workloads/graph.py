@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from workloads.errors import WorkloadError
-from workloads.ops import CommunicationOp, Op
+from workloads.ops import CommunicationOp, HostCopy, Op
 
 COMPUTE = "compute"
 
@@ -63,15 +63,15 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Message:
-    """Communication between ranks that a task carries out, one op after the other.
+    """Communication between ranks, or with the host's memory, that a task carries out, one op after the other.
 
     Args:
-        dimension: of parallelism: dp, pp.
+        dimension: of parallelism: dp, pp; or offload.
         beside: whether it runs beside computation, which slows both.
     """
 
     name: str
-    ops: tuple[CommunicationOp, ...]
+    ops: tuple[CommunicationOp | HostCopy, ...]
     dimension: str
     beside: bool = False
 

@@ -11,7 +11,16 @@ from workloads.schedules import known, schedule, schedules
 
 ContextMode = Literal["ring", "all_gather"]
 ExpertMode = Literal["all_to_all", "deduplicated"]
-RECOMPUTE = ("none", "selective", "selective:M+M", "selective-op", "selective-op-alternate", "full", "full:N")
+RECOMPUTE = (
+    "none",
+    "selective",
+    "selective:M+M",
+    "selective-op",
+    "selective-op-alternate",
+    "full",
+    "full:N",
+    "offload:N",
+)
 # Of `selective:M+M`, as Megatron-Core names them.
 MODULES = ("core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts")
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -111,8 +120,14 @@ class Training:
 
     @property
     def recompute_mode(self) -> str:
-        """none, selective, selective-op, selective-op-alternate or full."""
+        """none, selective, selective-op, selective-op-alternate, full or offload."""
         return self.recompute.partition(":")[0]
+
+    @property
+    def offloaded_layers(self) -> int:
+        """How many layers keep what they keep in the memory of the host, from the first one on."""
+        mode, _, count = self.recompute.partition(":")
+        return int(count) if mode == "offload" else 0
 
     @property
     def recompute_modules(self) -> tuple[str, ...]:
@@ -126,13 +141,18 @@ def micro_batches(layout: Layout, training: Training) -> int:
     return training.global_batch // (layout.dp * training.micro_batch)
 
 
+def _recompute_fault(model: Model, layout: Layout, training: Training) -> str | None:
+    spelt = recompute_fault(training.recompute)
+    return spelt or missing_module(model, training) or offload_fault(model, layout, training)
+
+
 def recompute_fault(text: str) -> str | None:
     """Why these words do not say what is run again, or None."""
     mode, colon, rest = text.partition(":")
     if colon and mode == "selective":
         wrong = [name for name in rest.split("+") if name not in MODULES]
         return unknown("module", wrong[0], MODULES) if wrong else None
-    counted = mode == "full" and rest.isdecimal() and int(rest) > 0
+    counted = mode in ("full", "offload") and rest.isdecimal() and int(rest) > 0
     plain = text in RECOMPUTE and not colon
     return None if plain or counted else unknown("recomputation", text, RECOMPUTE)
 
@@ -149,6 +169,15 @@ def missing_module(model: Model, training: Training) -> str | None:
         for name in training.recompute_modules:
             if name in modules and not some:
                 return f"{name} is to be run again, and {model.name} has no {what}"
+    return None
+
+
+def offload_fault(model: Model, layout: Layout, training: Training) -> str | None:
+    """Why these layers cannot be offloaded, or None: what Megatron-Core refuses, too (transformer_config.py)."""
+    if training.offloaded_layers and layout.pp > 1:
+        return f"{training.recompute} needs layout.pp = 1; layers of pipeline stages are not offloaded"
+    if training.offloaded_layers >= model.layers:
+        return f"{training.recompute}: of the {model.layers} layers of {model.name}, at least the last one stays"
     return None
 
 
@@ -203,7 +232,7 @@ def _size_faults(layout: Layout, training: Training) -> Iterator[str]:
 def _name_faults(model: Model, layout: Layout, training: Training) -> Iterator[str]:
     if training.precision not in PRECISIONS:
         yield "training.precision: " + unknown("precision", training.precision, tuple(PRECISIONS))
-    if fault := recompute_fault(training.recompute) or missing_module(model, training):
+    if fault := _recompute_fault(model, layout, training):
         yield "training.recompute: " + fault
     if training.optimizer not in OPTIMIZERS:
         yield "training.optimizer: " + unknown("optimizer", training.optimizer, OPTIMIZERS)

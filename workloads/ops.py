@@ -272,6 +272,19 @@ class Exchange:
         return 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostCopy:
+    """Bytes of a device that go to the memory of its host, or come back."""
+
+    bytes: float
+
+    @property
+    def flops(self) -> float:
+        """None."""
+        return 0.0
+
+
 ComputeOp = Gemm | Attention | Pointwise
 CommunicationOp = Collective | Transfer | Exchange
-Op = ComputeOp | CommunicationOp
+MeasuredOp = ComputeOp | CommunicationOp  # what a table of measurements has rows of
+Op = MeasuredOp | HostCopy

@@ -1,10 +1,12 @@
 """A micro-batch through one stage, forward or backward, with the data-parallel messages beside it."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 from workloads.graph import Message, Segment
 from workloads.model import Kind
+from workloads.offload import Copies
 from workloads.ops import DTYPE_BYTES
 from workloads.parallelism import data
 from workloads.parallelism.sharded import Copied, into_bucket, with_copies
@@ -18,6 +20,7 @@ from workloads.stage import (
     chunk_segment,
     end_parameters,
     layer_parameters,
+    layers_kept_bytes,
     matrices_of,
     parameters_of,
 )
@@ -27,8 +30,8 @@ from workloads.weave import Weave
 class Passes:
     """Queues the passes of one stage.
 
-    A pass is one task as long as nothing runs beside it; where parameters are gathered or gradients reduced
-    beside it, it is one task for each unit of layers.
+    A pass is one task as long as nothing runs beside it; where parameters are gathered, gradients reduced or
+    activations offloaded beside it, it is one task for each unit of layers.
     """
 
     def __init__(self, weave: Weave, blocks: Blocks, chunks: tuple[Chunk, ...]) -> None:
@@ -46,6 +49,7 @@ class Passes:
         self.gathers_ahead = _gathers_ahead(shard)
         self.reduces_last = _reduces_beside(shard)
         self.reduces_each = self.reduces_last and shard.layout.zero == 2
+        self.copies = _copies(weave, blocks, chunks)
 
     @cached_property
     def units(self) -> list[list["_Unit"]]:
@@ -109,11 +113,20 @@ class Passes:
             self._reduce(unit, copied, slot)
 
     def _whole(self, slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:
+        if self.copies is not None:
+            units = self.units[slot.chunk]
+            for unit in units if slot.direction == "F" else reversed(units):
+                after = self._compute(unit, slot, after)
+            return after
         segment = self.whole[slot.chunk][_kind(slot)]
         return self.weave.add(segment, self.stage, after, micro_batch=slot.micro_batch)
 
     def _compute(self, unit: "_Unit", slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:
-        return self.weave.add(unit.segments[_kind(slot)], self.stage, after, micro_batch=slot.micro_batch)
+        copied = self.copies.before(slot, unit.start) if self.copies is not None else ()
+        done = self.weave.add(unit.segments[_kind(slot)], self.stage, (*after, *copied), micro_batch=slot.micro_batch)
+        if self.copies is not None:
+            self.copies.behind(slot, unit.start, done)
+        return done
 
     def _gather(self, unit: "_Unit", after: tuple[int, ...], slot: Slot) -> tuple[int, ...]:
         if unit.gather is None:
@@ -152,10 +165,25 @@ def _passes(blocks: Blocks, chunk: Chunk, layers: range | None = None) -> dict[s
     return found | {f"{kind}+": blocks.exchanging(segment) for kind, segment in found.items()}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Unit:
-    """Layers whose parameters and gradients travel together, in one bucket or FSDP unit."""
+    """Layers whose parameters and gradients travel together, in one bucket or FSDP unit.
 
-    def __init__(self, blocks: Blocks, chunk: Chunk, layers: range) -> None:
+    Args:
+        start: number of the first of them in the chunk.
+        segments: by kind of pass.
+        bucket: the copy of its gradients into what is reduced.
+    """
+
+    start: int
+    segments: dict[str, Segment]
+    bucket: Segment
+    gather: Message | None
+    reduce: Message | None
+
+    @classmethod
+    def of(cls, blocks: Blocks, chunk: Chunk, layers: range) -> Self:
+        """Some layers of a chunk."""
         shard = blocks.shard
         segments = _passes(blocks, chunk, layers)
         ends = end_parameters(shard, chunk)
@@ -166,21 +194,24 @@ class _Unit:
         matrices = matrices_of(shard, chunk, layers)
         gathered = data.gathered_bytes(shard, parameters.total, matrices)
         copied = Copied(gathered / shard.precision.activation_bytes, parameters.total)
-        self.segments = {kind: with_copies(shard, each, kind, copied) for kind, each in segments.items()}
-        self.bucket = into_bucket(shard, parameters.total)
-        self.gather = _beside(data.gather_parameters(shard, parameters, matrices))
-        self.reduce = _beside(data.reduce_gradients(shard, parameters))
+        return cls(
+            start=layers.start,
+            segments={kind: with_copies(shard, each, kind, copied) for kind, each in segments.items()},
+            bucket=into_bucket(shard, parameters.total),
+            gather=_beside(data.gather_parameters(shard, parameters, matrices)),
+            reduce=_beside(data.reduce_gradients(shard, parameters)),
+        )
 
     @classmethod
-    def all_of(cls, blocks: Blocks, chunk: Chunk) -> "list[_Unit]":
-        """The units of a chunk: single layers for ZeRO 3, buckets otherwise."""
+    def all_of(cls, blocks: Blocks, chunk: Chunk) -> list[Self]:
+        """The units of a chunk: single layers for ZeRO 3 and where layers are offloaded, buckets otherwise."""
         shard = blocks.shard
         size = 1
-        if shard.layout.zero != 3:
+        if shard.layout.zero != 3 and not shard.training.offloaded_layers:
             width = DTYPE_BYTES[data.gradient_dtype(shard)]
             size = max(1, round(shard.stack.data.bucket_bytes / (layer_parameters(shard).total * width)))
         starts = range(0, max(chunk.layers, 1), size)  # a chunk without layers still has the embedding or the head
-        made: dict[tuple[tuple[Kind, ...], bool, bool, int], _Unit] = {}
+        made: dict[tuple[tuple[Kind, ...], bool, bool, int], Self] = {}
         units = []
         for start in starts:
             layers = range(start, min(start + size, chunk.layers))
@@ -188,9 +219,15 @@ class _Unit:
             of = tuple(shard.model.kind(chunk.start + layer) for layer in layers)
             key = (of, start == 0, layers.stop == chunk.layers, again)
             if key not in made:
-                made[key] = cls(blocks, chunk, layers)
-            units.append(made[key])
+                made[key] = cls.of(blocks, chunk, layers)
+            units.append(replace(made[key], start=start))
         return units
+
+
+def _copies(weave: Weave, blocks: Blocks, chunks: tuple[Chunk, ...]) -> Copies | None:
+    """Of a stage that is the whole model; None where nothing is offloaded."""
+    away = blocks.shard.training.offloaded_layers
+    return Copies(weave, layers_kept_bytes(blocks, chunks[0]), away) if away else None
 
 
 def _beside(message: Message | None) -> Message | None:

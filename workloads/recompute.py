@@ -5,6 +5,7 @@ selective       modules are run again: the attention core (arXiv:2205.05198), or
 selective-op    outputs of GEMMs and attention are kept, everything else is run again
 selective-op-alternate    as before, but only every other GEMM's output is kept, and that of reduce-scatters
 full            only the input of a layer is kept
+offload         everything is kept, that of some layers in the memory of the host (workloads/offload.py)
 """
 
 from collections.abc import Collection, Sequence

@@ -43,7 +43,7 @@ class Shard:
 
     @property
     def recompute_mode(self) -> str:
-        """none, selective, selective-op, selective-op-alternate or full, as the stack does it."""
+        """none, selective, selective-op, selective-op-alternate, full or offload, as the stack does it."""
         mode = self.training.recompute_mode
         return "selective-op-alternate" if mode == "selective-op" and self.stack.alternates else mode
 

@@ -182,8 +182,10 @@ class Stack:
     fused_projections: bool = True  # one GEMM for query, key and value, one for gate and up
     fused_gate: bool = True  # with fused projections: whether gate and up are one GEMM too
     scatter_gather: bool = False  # messages between stages split over the tensor-parallel ranks
+    offloads: bool = False  # what layers keep, to the memory of the host (Transformer Engine)
     alternates: bool = False  # recomputation selective by op keeps every other GEMM only
-    # Tried in this order for a run whose source does not say what is run again: the first one that fits.
+    # Tried in this order for a run whose source does not say what is run again: the first one that fits. `offload:N`
+    # with the smallest N that fits, where that is faster than `full`.
     recompute_tried: tuple[str, ...] = ("none", "selective", "full")
     pads_vocab_to: int = 1
     fused_softmax_heads: Annotated[int, Gt(0)] = 1  # of all sequences together, a multiple of which the kernel takes

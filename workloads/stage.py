@@ -10,6 +10,7 @@ from workloads.accumulation import Accumulation, accumulation
 from workloads.graph import Block, Segment, Work
 from workloads.layout import chunk_layers, recomputed_layers
 from workloads.model import Kind
+from workloads.offload import most_resident_bytes
 from workloads.ops import DTYPE_BYTES, Pointwise
 from workloads.parallelism import expert
 from workloads.parameters import Parameters, summed
@@ -278,8 +279,16 @@ def layer_kept_bytes(blocks: Blocks, *, recomputed: bool) -> float:
     return kept_bytes(blocks.layer, mode, input_bytes, blocks.shard.training.recompute_modules)
 
 
+def layers_kept_bytes(blocks: Blocks, chunk: Chunk) -> tuple[float, ...]:
+    """Activations that each layer of a chunk keeps of one micro-batch, nothing run again."""
+    parts = kinds(blocks, chunk)
+    return tuple(layer_kept_bytes(kind, recomputed=False) for kind, layers in parts for _ in layers)
+
+
 def chunk_kept_bytes(blocks: Blocks, chunk: Chunk) -> float:
     """Activations that a chunk keeps of one micro-batch, the loss left out: it is run back at once."""
+    if away := blocks.shard.training.offloaded_layers:
+        return most_resident_bytes(layers_kept_bytes(blocks, chunk), away)
     full = blocks.shard.recompute_mode == "full"
     total = 0.0
     for kind, layers in kinds(blocks, chunk):

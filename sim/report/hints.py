@@ -40,6 +40,9 @@ def _loss_hints(result: Result, part: str, share: str) -> Iterator[str]:
     elif part == "exposed dp":
         other = " or a smaller layout.zero" if layout.zero > 1 else ""
         yield f"Data-parallel communication: {share}. It counts less with more tokens a step{other}."
+    elif part == "exposed offload":
+        layers = training.offloaded_layers
+        yield f"Copies to the host and back: {share}. Try fewer offloaded layers (now {layers}), if memory is left."
     elif part.startswith("exposed "):
         name = part.removeprefix("exposed ")
         yield f"{direction(name).capitalize()} communication: {share}. Try a smaller layout.{name}."
@@ -61,6 +64,8 @@ def _memory_hints(result: Result) -> Iterator[str]:
         return
     excess = units.gib(memory.held + memory.reserved - memory.capacity)
     ways = list(_smaller_activations(training.recompute_mode, training.micro_batch))
+    if result.job.can_offload and training.recompute_mode == "none":
+        ways.insert(0, 'training.recompute = "offload:N" (N layers)')
     if layout.zero == 0 and layout.data_ranks > 1:
         ways.append("layout.zero = 1")
     elif layout.zero < 3 and layout.data_ranks > 1:

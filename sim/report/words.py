@@ -12,6 +12,7 @@ PARTS = {
     "exposed ep": "expert-parallel communication that nothing hides",
     "exposed pp": "messages between stages that nothing hides",
     "exposed dp": "data-parallel communication that nothing hides",
+    "exposed offload": "copies to the host's memory and back that nothing hides",
     "bubble": "waiting for other pipeline stages",
     "host": "work of the CPU once a step",
 }
