@@ -100,7 +100,7 @@ def parts(document: Document, where: str, base: Path) -> Parts:
 
 def job(given: Parts, where: str) -> Job:
     """The job; raises WorkloadError with every inconsistency of its parts."""
-    tables, cluster = given.tables, given.cluster
+    tables = given.tables
     training = Training(**asdict(tables.training))
     layout, faults = _layout(tables.layout, given)
     try:
@@ -112,15 +112,20 @@ def job(given: Parts, where: str) -> Job:
         faults += _length_faults(layout, training)
     if faults:
         raise WorkloadError(where, faults)
-    return Job(
+    made = Job(
         model=given.model,
-        cluster=cluster,
+        cluster=given.cluster,
         training=training,
         layout=layout,
         stack=given.stack,
         execution=tables.stack.execution,
         attention=tables.stack.attention,
     )
+    try:
+        made.shard()
+    except WorkloadError as error:
+        raise WorkloadError(where, error.faults) from None
+    return made
 
 
 def resolved(job: Job) -> dict[str, Any]:

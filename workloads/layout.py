@@ -283,6 +283,8 @@ def _expert_faults(model: Model, layout: Layout) -> Iterator[str]:
             yield f"layout.ep = {layout.ep}: {model.name} has no experts"
         if layout.etp:
             yield f"layout.etp = {layout.etp}: {model.name} has no experts"
+        if layout.expert_mode != "all_to_all":
+            yield f"layout.expert_mode = {layout.expert_mode!r}: {model.name} has no experts"
         if layout.expert_overlap:
             yield f"layout.expert_overlap: {model.name} has no experts"
         return

@@ -62,6 +62,14 @@ def test_spread_ranks_share_no_node(path: Path):
     assert float(rows[6]["predicted_s"]) > float(rows[5]["predicted_s"])
 
 
+def test_a_window_of_nothing_is_none(tmp_path: Path):
+    text = "op,dtype,device,seq_q,heads,head_dim,window\nattention,bf16,h200-sxm,4096,8,128,0\n"
+    text += "attention,bf16,h200-sxm,4096,8,128,\n"
+    (tmp_path / "own.csv").write_text(text)
+    one, other = (row["predicted_s"] for row in price_table(tmp_path / "own.csv", Machines()).rows)
+    assert one == other
+
+
 def test_a_window_of_a_table_is_that_of_its_op():
     row = {"op": "attention", "dtype": "bf16", "seq_q": "4096", "heads": "64", "head_dim": "64"}
     found = compute_op(row | {"window": "128"})

@@ -113,8 +113,9 @@ def test_a_trainer_whose_host_waits_for_numbers_of_rows_cannot_run_ahead():
 
 
 def test_a_dense_model_has_nothing_to_exchange():
-    with pytest.raises(WorkloadError, match="has no experts"):
-        make_shard(LLAMA, "megatron-core", expert_overlap=True)
+    for layout in ({"expert_overlap": True}, {"expert_mode": "deduplicated"}):
+        with pytest.raises(WorkloadError, match="has no experts"):
+            make_shard(LLAMA, "megatron-core", **layout)
 
 
 def test_messages_beside_stand_on_a_stream_of_their_own():
