@@ -166,9 +166,7 @@ def _layout(row: Row, tp: int) -> Layout:
         raise SkippedRowError(f"{row['gpus']} GPUs are not divisible by tp x pp x cp = {tp * pp * cp}")
     zero = 0 if row["zero"] in ("", "lora") else whole(row, "zero")
     usual = stack(row["stack"]).sequence_parallel if row["stack"] else False
-    sequence_parallel = row.get("sequence_parallel") or ("yes" if usual else "no")
-    if sequence_parallel not in ("yes", "no"):
-        raise SkippedRowError(f"sequence_parallel = {sequence_parallel!r}: yes or no is needed")
+    sequence_parallel = _yes(row, "sequence_parallel", usual=usual)
     if row.get("dp") and whole(row, "dp") != dp:
         raise SkippedRowError(f"dp = {row['dp']} contradicts gpus / (tp x pp x cp) = {dp}")
     return Layout(
@@ -180,10 +178,19 @@ def _layout(row: Row, tp: int) -> Layout:
         ep=whole(row, "ep", 1),
         etp=whole(row, "etp", 0),
         expert_mode=cast(ExpertMode, row.get("expert_mode") or "all_to_all"),
+        expert_overlap=_yes(row, "expert_overlap"),
         zero=zero,
         zero_group=whole(row, "zero_group", 0) if zero else 0,
-        sequence_parallel=sequence_parallel == "yes" and tp > 1,
+        sequence_parallel=sequence_parallel and tp > 1,
     )
+
+
+def _yes(row: Row, column: str, *, usual: bool = False) -> bool:
+    """Whether a cell says yes; a blank one says what is usual."""
+    word = row.get(column) or ("yes" if usual else "no")
+    if word not in ("yes", "no"):
+        raise SkippedRowError(f"{column} = {word!r}: yes or no is needed")
+    return word == "yes"
 
 
 def _stack(row: Row) -> Stack:

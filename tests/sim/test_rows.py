@@ -196,6 +196,9 @@ def test_rows_are_sent_once_where_experts_are_spread_over_nodes_and_groups_limit
 
 
 def test_a_row_may_say_how_experts_get_their_rows():
+    assert described(ROW | DEEPSEEK | {"expert_overlap": "yes"}).job.layout.expert_overlap
+    assert not described(ROW | DEEPSEEK).job.layout.expert_overlap
+    assert "expert_overlap = 'perhaps'" in reason(**DEEPSEEK | {"expert_overlap": "perhaps"})
     told = described(ROW | DEEPSEEK | {"pp": "8", "ep": "32", "expert_mode": "all_to_all"})
     assert told.job.layout.expert_mode == "all_to_all"
     assert "expert_mode = deduplicated" not in told.assumed
