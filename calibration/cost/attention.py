@@ -7,12 +7,15 @@ import numpy as np
 
 from calibration.cost.rates import Floats, hbm_bytes_per_s, overlapped, peak_flops_per_s
 from hardware.types import Device
-from workloads.ops import Attention
+from workloads.ops import DTYPE_BYTES, Attention
 
 PADDING = 64  # rows of queries that the matrix units take at a time
 TILE_Q = 128  # rows of queries of one thread block
 RAMP_HEAD_DIM = 128  # at which `attention_kv_ramp` counts keys: a block's start and end cost no more with wider heads
 PADDING_HEAD_DIM = 32  # kernels exist for head dimensions of 32, 64, 96, 128, ...
+# Backward, for each element of the queries, kernels before and behind the main one: output and its gradient are read
+# for dot products (2 elements), a gradient of the queries in fp32 is set to zero, then read and cast (1 element).
+SIDE_ELEMENTS, SIDE_FP32 = 3, 2
 TAIL_SHARE = 0.5  # of the longest block, in which SMs wait at the end: blocks of unequal length, no order
 
 
@@ -26,8 +29,17 @@ def attention_s(ops: Sequence[Attention], device: Device, clock: Floats) -> Floa
     work, longest = _work(ops, device)
     compute_s = (work + TAIL_SHARE * longest * device.sm_count) / flops_per_s
     memory_s = np.array([op.bytes for op in ops]) / hbm_bytes_per_s(device)
-    seconds: Floats = device.architecture.attention_s + overlapped(compute_s, memory_s)
+    side_s = np.array([_side_bytes(op) for op in ops]) / hbm_bytes_per_s(device)
+    seconds: Floats = device.architecture.attention_s + overlapped(compute_s, memory_s) + side_s
     return seconds
+
+
+def _side_bytes(op: Attention) -> float:
+    """That kernels beside the main one move, which nothing hides."""
+    if op.direction == "fwd":
+        return 0.0
+    width = SIDE_ELEMENTS * DTYPE_BYTES[op.dtype] + SIDE_FP32 * DTYPE_BYTES["fp32"]
+    return width * op.batch * op.heads * op.seq_q * op.head_dim
 
 
 def _flops_per_s(device: Device, dtype: str, kernel: str, direction: str) -> float:
