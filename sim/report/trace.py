@@ -10,7 +10,7 @@ from typing import Any
 
 from sim.result import Result
 from workloads.graph import COMPUTE, Message, Segment, Work, streams
-from workloads.ops import Attention, Collective, Gemm, Op, Pointwise
+from workloads.ops import Attention, Collective, Exchange, Gemm, Op, Pointwise
 
 Event = dict[str, Any]
 MICRO = 1e6
@@ -135,6 +135,6 @@ def _op_name(op: Op) -> str:
             return f"attention {op.direction}"
         case Pointwise():
             return f"{op.op} {op.direction}"
-        case Collective():
+        case Collective() | Exchange():
             return f"{op.op} over {op.ranks}"
     return "send_recv"

@@ -1,6 +1,7 @@
 """The trace: valid for Perfetto, complete, and within the rows that it names."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from sim.jobfile import read_job
 from sim.report.trace import trace, trace_text
 from sim.result import Result
 from sim.step import simulate
+from tests.conftest import LLAMA, make_job
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 NANOSECOND = 1e-3  # in microseconds
@@ -80,3 +82,10 @@ def test_passes_name_their_micro_batch(result: Result, events: list[dict[str, An
 def test_the_text_is_json_and_the_same_each_time(result: Result):
     assert trace_text(result) == trace_text(result)
     assert json.loads(trace_text(result))["otherData"]["model"] == result.job.model.name
+
+
+def test_exchanges_of_experts_have_a_row_and_a_name():
+    layout = {"dp": 4, "ep": 4, "expert_mode": "deduplicated"}
+    shown = trace(simulate(make_job(replace(LLAMA, ffn=64, experts=8, topk=2), "megatron-core", **layout)))
+    assert "kernels, ep" in rows(shown["traceEvents"]).values()
+    assert "exchange over 4" in {event["name"] for event in shown["traceEvents"]}
