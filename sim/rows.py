@@ -11,11 +11,10 @@ from hardware.types import Cluster
 from sim.catalog import stack, stacks
 from sim.cells import SkippedRowError, positive, whole
 from sim.job import Job
-from sim.memory import peak_memory
 from sim.row_model import model_of
-from sim.step import simulate
+from sim.usual import least_that_fits, limits_nodes
 from workloads.errors import WorkloadError, unknown
-from workloads.layout import ExpertMode, Layout, Training, missing_module
+from workloads.layout import ExpertMode, Layout, Training
 from workloads.stack import Stack
 
 REQUIRED = (
@@ -45,7 +44,6 @@ REQUIRED = (
 )
 UNSTATED_STACK = "megatron-lm-2022"
 NVL72_GPUS = 72
-OFFLOAD = "offload:N"  # of what a stack tries
 Row = Mapping[str, str]
 
 
@@ -88,21 +86,13 @@ def _described(row: Row) -> Described:
         execution=row.get("execution") or "",
         attention=row.get("attention") or "",
     )
-    if once := not row.get("expert_mode") and _limits_nodes(job):
+    if once := not row.get("expert_mode") and limits_nodes(job):
         job = replace(job, layout=replace(job.layout, expert_mode="deduplicated"))
     if "recompute" in open_inputs:
-        job = _least_that_fits(job)
+        job = least_that_fits(job)
     filled = {"zero_stage_or_fsdp": f"zero = {job.layout.zero}", "recompute": f"recompute = {job.training.recompute}"}
     assumed = [words for name, words in filled.items() if name in open_inputs]
     return Described(job=job, assumed=(*assumed, *(["expert_mode = deduplicated"] if once else [])))
-
-
-def _limits_nodes(job: Job) -> bool:
-    """Whether experts are spread over nodes, and come in groups so that few of them have those of a token.
-
-    Such a router is made for exchanges that send a row once to a node (DeepSeek-AI, arXiv:2412.19437, 2.1.2).
-    """
-    return job.model.expert_groups > 1 and job.layout.ep * job.layout.expert_tp > job.cluster.domain_gpus
 
 
 def _open_inputs(row: Row) -> frozenset[str]:
@@ -114,33 +104,6 @@ def _open_inputs(row: Row) -> frozenset[str]:
         raise SkippedRowError("a single layer, not a step")
     cells = {"recompute": row["recompute"], "zero_stage_or_fsdp": row["zero"] or ("lora" if _adapters(row) else "")}
     return frozenset(name for name, cell in cells.items() if name in named and not cell)
-
-
-def _least_that_fits(job: Job) -> Job:
-    for recompute in job.stack.recompute_tried:
-        tried = _least_offloaded(job) if recompute == OFFLOAD else _recomputed(job, recompute)
-        if tried is not None and not missing_module(tried.model, tried.training) and _fits(tried):
-            return tried
-    raise SkippedRowError(
-        "the source does not give recompute, and not even with all of it does the job fit into memory"
-    )
-
-
-def _least_offloaded(job: Job) -> Job | None:
-    """With as few layers offloaded as fit; None where none may be, or running all layers again is as fast."""
-    tried = (_recomputed(job, f"offload:{layers}") for layers in range(1, job.model.layers))
-    found = next(filter(_fits, tried), None) if job.can_offload else None
-    again = _recomputed(job, "full")
-    slower = found and _fits(again) and simulate(again).step_s <= simulate(found).step_s
-    return None if slower else found
-
-
-def _recomputed(job: Job, recompute: str) -> Job:
-    return replace(job, training=replace(job.training, recompute=recompute))
-
-
-def _fits(job: Job) -> bool:
-    return peak_memory(job.shard(), job.cluster.device.memory_bytes).fits
 
 
 def _adapters(row: Row) -> bool:

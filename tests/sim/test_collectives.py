@@ -8,7 +8,8 @@ import pytest
 from hardware import catalog
 from hardware.types import Cluster
 from sim.collectives import Placement, algorithms, candidates, pipeline_s, placement, seconds
-from workloads.ops import Collective, CommunicationOp, Exchange, Routing, Transfer
+from workloads.ops import Collective, CommunicationOp, Exchange, Transfer
+from workloads.routing import Routing
 
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
 CLUSTERS = ("dgx-a100-80g", "dgx-h100", "hgx-b200", "mi300x-node", "dgx-1-v100", "gb200-nvl72", "l40s-node")

@@ -16,8 +16,9 @@ from workloads.errors import WorkloadError
 from workloads.graph import Message, Program, Segment, leaf_runs
 from workloads.layout import check
 from workloads.model import Model, step_model_flops
-from workloads.ops import Collective, Exchange, Gemm, Pointwise, Routing
+from workloads.ops import Collective, Exchange, Gemm, Pointwise
 from workloads.parallelism import data
+from workloads.routing import Routing
 from workloads.shard import Shard
 from workloads.stage import layer_parameters
 

@@ -7,8 +7,9 @@ split each expert, what has arrived is gathered over them, and their partial sum
 from dataclasses import replace
 
 from workloads.graph import Block, Work
-from workloads.ops import Collective, CollectiveKind, Exchange, Routing
+from workloads.ops import Collective, CollectiveKind, Exchange
 from workloads.parallelism import tensor
+from workloads.routing import Routing
 from workloads.shard import Shard
 
 STREAM = "ep"

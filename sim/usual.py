@@ -1,0 +1,50 @@
+"""What is usual where the source of a run leaves it open: recomputation, offloading, the exchange of experts.
+
+Nothing here knows what was measured (docs/tasks/validate.md, what is assumed).
+"""
+
+from dataclasses import replace
+
+from sim.cells import SkippedRowError
+from sim.job import Job
+from sim.memory import peak_memory
+from sim.step import simulate
+from workloads.layout import missing_module
+
+OFFLOAD = "offload:N"  # of what a stack tries
+
+
+def least_that_fits(job: Job) -> Job:
+    """With the first recomputation that fits, of those that the stack tries; raises SkippedRowError if none does."""
+    for recompute in job.stack.recompute_tried:
+        tried = _least_offloaded(job) if recompute == OFFLOAD else _recomputed(job, recompute)
+        if tried is not None and not missing_module(tried.model, tried.training) and _fits(tried):
+            return tried
+    raise SkippedRowError(
+        "the source does not give recompute, and not even with all of it does the job fit into memory"
+    )
+
+
+def _least_offloaded(job: Job) -> Job | None:
+    """With as few layers offloaded as fit; None where none may be, or running all layers again is as fast."""
+    tried = (_recomputed(job, f"offload:{layers}") for layers in range(1, job.model.layers))
+    found = next(filter(_fits, tried), None) if job.can_offload else None
+    again = _recomputed(job, "full")
+    slower = found and _fits(again) and simulate(again).step_s <= simulate(found).step_s
+    return None if slower else found
+
+
+def _recomputed(job: Job, recompute: str) -> Job:
+    return replace(job, training=replace(job.training, recompute=recompute))
+
+
+def _fits(job: Job) -> bool:
+    return peak_memory(job.shard(), job.cluster.device.memory_bytes).fits
+
+
+def limits_nodes(job: Job) -> bool:
+    """Whether experts are spread over nodes, and come in groups so that few of them have those of a token.
+
+    Such a router is made for exchanges that send a row once to a node (DeepSeek-AI, arXiv:2412.19437, 2.1.2).
+    """
+    return job.model.expert_groups > 1 and job.layout.ep * job.layout.expert_tp > job.cluster.domain_gpus
