@@ -18,7 +18,18 @@ from sim import catalog
 from sim.job import Job
 from sim.jobtables import LayoutTable, Tables
 from workloads.errors import WorkloadError, unknown
-from workloads.layout import OPTIMIZERS, TASKS, UNSET, Layout, Training, check, micro_batches, recompute_fault
+from workloads.layout import (
+    CONTEXT_MODES,
+    EXPERT_MODES,
+    OPTIMIZERS,
+    TASKS,
+    UNSET,
+    Layout,
+    Training,
+    check,
+    micro_batches,
+    recompute_fault,
+)
 from workloads.model import Model
 from workloads.precision import PRECISIONS
 from workloads.schedules import schedule, schedules
@@ -194,8 +205,8 @@ def _word_faults(document: Document) -> Iterator[str]:
         ("training", "optimizer"): ("optimizer", OPTIMIZERS),
         ("training", "task"): ("task", TASKS),
         ("layout", "schedule"): ("schedule", (*UNSET, *schedules(), *(schedule(name).WORD for name in schedules()))),
-        ("layout", "context_mode"): ("mode", ("ring", "all_gather")),
-        ("layout", "expert_mode"): ("mode", ("all_to_all", "deduplicated")),
+        ("layout", "context_mode"): ("mode", CONTEXT_MODES),
+        ("layout", "expert_mode"): ("mode", EXPERT_MODES),
         ("stack", "attention"): ("attention", ("flash", "unfused")),
     }
     texts = _texts(document)

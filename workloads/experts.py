@@ -166,7 +166,6 @@ def _gemm(shard: Shard, layout: Layout, columns: int, inner: int, dtype: str) ->
 
 
 def _weight_gradient(shard: Shard, outputs: int, inputs: int, dtype: str) -> Work:
-    fused = shard.stack.fused_gradient_accumulation
     gemm = Gemm(
         m=outputs,
         n=inputs,
@@ -174,8 +173,8 @@ def _weight_gradient(shard: Shard, outputs: int, inputs: int, dtype: str) -> Wor
         batch=shard.experts,
         layout="nt",
         dtype=dtype,
-        out_dtype=shard.gradient_dtype(shard.stack.storage.gradient) if fused else shard.precision.activation,
-        accumulate=fused,
+        out_dtype=shard.weight_gradient_dtype,
+        accumulate=shard.stack.fused_gradient_accumulation,
         grouped=True,
     )
     return Work(gemm)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from workloads.errors import WorkloadError, unknown
 from workloads.model import Model
@@ -11,6 +11,8 @@ from workloads.schedules import known, schedule, schedules
 
 ContextMode = Literal["ring", "all_gather"]
 ExpertMode = Literal["all_to_all", "deduplicated"]
+CONTEXT_MODES: tuple[ContextMode, ...] = get_args(ContextMode)
+EXPERT_MODES: tuple[ExpertMode, ...] = get_args(ExpertMode)
 RECOMPUTE = (
     "none",
     "selective",
@@ -240,10 +242,10 @@ def _name_faults(model: Model, layout: Layout, training: Training) -> Iterator[s
         yield "training.task: " + unknown("task", training.task, TASKS)
     if layout.schedule not in UNSET and not known(layout.schedule):
         yield "layout.schedule: " + unknown("schedule", layout.schedule, ("auto", *schedules()))
-    if layout.context_mode not in ("ring", "all_gather"):
-        yield "layout.context_mode: " + unknown("mode", layout.context_mode, ("ring", "all_gather"))
-    if layout.expert_mode not in ("all_to_all", "deduplicated"):
-        yield "layout.expert_mode: " + unknown("mode", layout.expert_mode, ("all_to_all", "deduplicated"))
+    if layout.context_mode not in CONTEXT_MODES:
+        yield "layout.context_mode: " + unknown("mode", layout.context_mode, CONTEXT_MODES)
+    if layout.expert_mode not in EXPERT_MODES:
+        yield "layout.expert_mode: " + unknown("mode", layout.expert_mode, EXPERT_MODES)
 
 
 def _degree_faults(model: Model, layout: Layout, training: Training) -> Iterator[str]:

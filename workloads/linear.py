@@ -67,11 +67,10 @@ def _summed(shard: Shard, columns: int, parts: int, dtype: str) -> tuple[Work, .
 
 
 def _weight_gradients(shard: Shard, inputs: int, outputs: tuple[int, ...], dtype: str) -> tuple[Work, ...]:
-    """Adapters train no weights of the layers. Fused accumulation reads and writes the fp32 buffer."""
+    """Adapters train no weights of the layers. Fused accumulation reads and writes the buffer."""
     if shard.training.task == "lora":
         return ()
-    fused = shard.stack.fused_gradient_accumulation
-    out = shard.gradient_dtype(shard.stack.storage.gradient) if fused else shard.precision.activation
+    fused, out = shard.stack.fused_gradient_accumulation, shard.weight_gradient_dtype
     return tuple(
         Work(Gemm(m=n, n=inputs, k=shard.tokens, layout="nt", dtype=dtype, out_dtype=out, accumulate=fused))
         for n in outputs

@@ -105,6 +105,12 @@ class Shard:
         return "fp32" if said == "fp32" and not narrow else precision.activation
 
     @property
+    def weight_gradient_dtype(self) -> str:
+        """That the GEMMs of weight gradients write: the buffer's with fused accumulation, which adds to it."""
+        fused = self.stack.fused_gradient_accumulation
+        return self.gradient_dtype(self.stack.storage.gradient) if fused else self.precision.activation
+
+    @property
     def dropout(self) -> bool:
         """Whether residuals go through dropout."""
         return self.stack.dropout and self.model.family != "llama"

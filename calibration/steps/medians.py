@@ -5,12 +5,11 @@ prediction can be held against.
 """
 
 import argparse
-import csv
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from calibration.steps.row import COLUMNS
+from calibration.steps.table import read, write
 
 Row = Mapping[str, str]
 MEMORY = ("memory_gb", "memory_active_gb")
@@ -47,20 +46,6 @@ def _median(runs: Sequence[Row]) -> Row:
         "tokens_per_s_per_gpu": f"{tokens / step_s:.1f}",
         "notes": f"median of {len(runs)} runs, {min(times):.5g} to {max(times):.5g} s",
     }
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """Rows of a table of steps."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(path: Path, rows: Iterable[Row]) -> None:
-    """A table of steps."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -4,18 +4,17 @@ A row is in `step_times.csv` as soon as it is measured; the same command goes on
 """
 
 import argparse
-import csv
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from calibration.steps import corpus
+from calibration.steps import corpus, table
 from calibration.steps.case import CASES, Case, Cases, chosen, read, shipped
 from calibration.steps.config import written
 from calibration.steps.launch import Launch, launcher, tidy
 from calibration.steps.log import FailedRunError, measured
-from calibration.steps.row import COLUMNS, Machine, failed, row
+from calibration.steps.row import Machine, failed, row
 
 # A cold compilation and the largest model start within this.
 LONGEST_RUN_S = 120.0
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         began = time.monotonic()
         timeout_s = min(LONGEST_RUN_S, deadline - began)
         found = measure(number, case, out, launch, timeout_s, machine=machine, steps=options.steps, trace=options.trace)
-        _append(out / "step_times.csv", found)
+        table.append(out / "step_times.csv", found)
         print(_line(case, found, time.monotonic() - began), flush=True)  # noqa: T201
 
 
@@ -105,29 +104,14 @@ def _case_file(text: str) -> Path:
 
 def _left(cases: Cases, out: Path, options: argparse.Namespace) -> list[tuple[int, Case]]:
     """Numbered as they ship, so that a row keeps its name whichever cases are run."""
-    done = {found["cite"] for found in _rows(out / "step_times.csv")}
+    measured_before = out / "step_times.csv"
+    done = {found["cite"] for found in table.read(measured_before)} if measured_before.exists() else set()
     chosen = [(number, case) for number, case in enumerate(cases.cases, 1) if case.gpus <= options.gpus]
     return [
         (number, case)
         for number, case in chosen
         if (not options.case or case.name in options.case) and not any(case.name == cite.split()[1] for cite in done)
     ]
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _append(path: Path, found: dict[str, object]) -> None:
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if fresh:
-            writer.writeheader()
-        writer.writerow(found)
 
 
 def _line(case: Case, found: dict[str, object], took_s: float) -> str:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from calibration.steps.medians import main, medians, read
+from calibration.steps.medians import main, medians
 from calibration.steps.row import COLUMNS
+from calibration.steps.table import read
 
 
 def run(cite: str, step_s: float, outcome: str = "ok", **more: str) -> dict[str, str]:
