@@ -247,8 +247,11 @@ def _degree_faults(tables: Tables | None, model: Model | None) -> tuple[str, ...
     training = Training(**{key: getattr(tables.training, key) for key in BATCH})
     degrees = {key: getattr(tables.layout, key) for key in DEGREES}
     replicas = {"dp": tables.layout.dp} if tables.layout.dp else ONE_REPLICA
+    split = tables.layout.sequence_parallel
+    if split is None:  # the stack says, which may not be known: as experts need it
+        split = tables.layout.tp > 1 and model.experts > 0
     try:
-        check(model, Layout(**{**degrees, **replicas}), training)
+        check(model, Layout(**{**degrees, **replicas, "sequence_parallel": split}), training)
     except WorkloadError as error:
         return error.faults
     return ()

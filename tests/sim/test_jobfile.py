@@ -150,6 +150,17 @@ def test_replicas_that_are_not_known_contradict_no_expert_parallelism(setting: s
     assert len(raised.value.faults) == 1
 
 
+@pytest.mark.parametrize("word", ["stack.name=megatron", "layout.expert_mode=ring", "cluster.name=dgx-a900"])
+def test_sequence_parallelism_that_is_not_known_contradicts_no_experts(word: str):
+    """Megatron-Core has it with tensor parallelism, unless the file says otherwise."""
+    settings = ["layout.tp=2", "layout.ep=4", word]
+    with pytest.raises((DescriptorError, WorkloadError)) as raised:
+        read_job(EXAMPLES / "qwen3-30b-a3b.toml", settings)
+    assert len(raised.value.faults) == 1
+    with pytest.raises((DescriptorError, WorkloadError), match="sequence_parallel is needed for experts"):
+        read_job(EXAMPLES / "qwen3-30b-a3b.toml", [*settings, "layout.sequence_parallel=false"])
+
+
 def test_an_execution_that_the_stack_has_not_is_refused(path: Path):
     with pytest.raises(DescriptorError, match=r"no execution of megatron-lm-2022 'compile'; .* known: eager"):
         read_job(path, ["stack.execution=compile"])
