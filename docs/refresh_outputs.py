@@ -4,7 +4,7 @@
 
 A line `<!-- output of: COMMAND -->` is followed by a fenced block, which is replaced by what COMMAND prints.
 `<!-- output of: COMMAND (lines 1-9, 20-24) -->` keeps these lines, counted from 1; `...` stands for the rest.
-A COMMAND is `steptime ...`, or `cat FILE`; paths start at the root of the repository.
+A COMMAND is `steptime ...`, or `cat FILE`; paths start at the root of the repository, `*` stands for all that match.
 """
 
 import os
@@ -35,7 +35,8 @@ def _shown(found: re.Match[str]) -> str:
 
 def output(command: str) -> str:
     """What a command prints, standard error behind standard output; raises ValueError for other programs."""
-    program, *arguments = shlex.split(command)
+    program, *words = shlex.split(command)
+    arguments = [argument for word in words for argument in expanded(word)]
     if program == "cat":
         return "".join((ROOT / argument).read_text("utf-8") for argument in arguments)
     if program != "steptime":
@@ -46,6 +47,11 @@ def output(command: str) -> str:
     if done.returncode not in (0, 2):
         raise RuntimeError(f"{command}: exit code {done.returncode}\n{done.stderr}")
     return done.stdout + done.stderr
+
+
+def expanded(word: str) -> list[str]:
+    """The paths that a pattern stands for; any other word as it is."""
+    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(word)) if "*" in word else [word]
 
 
 def kept(lines: list[str], ranges: str) -> list[str]:

@@ -109,6 +109,26 @@ def fit(table: TablePath, device: DeviceName = "", cluster: ClusterName = "", ou
 
 
 @app.command()
+def fit_host(
+    tables: Annotated[list[Path], typer.Argument(metavar="TABLE...", help="Measured steps, a table for each machine.")],
+    stack: Annotated[str, typer.Option(help="Which stack of the catalogue ran.")] = "torchtitan",
+    as_json: AsJson = False,
+) -> None:
+    """Learn what the host costs from steps that wait for it: lines for the file of the stack."""
+    from sim.host_costs import fitted_host, host_runs
+    from sim.report.host import host_document, host_report
+    from sim.report.terminal import show
+
+    with bad_input():
+        found = host_runs(tables, stack)
+    fitted = fitted_host(found)
+    if as_json:
+        print_json(host_document(found, fitted))
+    else:
+        show(*host_report(found, fitted))
+
+
+@app.command()
 def evaluate(
     table: TablePath,
     device: DeviceName = "",

@@ -25,10 +25,13 @@ def simulate(job: Job, cost_model: CostModel | None = None) -> Result:
         cost_model: prices computation as a short benchmark sees it, by default with the profile of the device where
             there is one; the clock of the step follows from its mix of kernels.
     """
-    shard = job.shard()
-    program = build(shard)
+    program = build(job.shard())
     model = cost_model or profiles.cost_model(job.cluster.device)
-    prices = price(leaf_ops(program), job.cluster, model)
+    return played(job, program, price(leaf_ops(program), job.cluster, model), model)
+
+
+def played(job: Job, program: Program, prices: Mapping[Op, Price], cost_model: CostModel) -> Result:
+    """A step whose program is built and priced already, at full clock; neither depends on what the host costs."""
     times = block_times(job, program, prices)
     load = load_of(program, times, prices, job.cluster.device, job.gpus)
     if load.clock < 1.0:
@@ -50,8 +53,8 @@ def simulate(job: Job, cost_model: CostModel | None = None) -> Result:
         task_seconds=seconds,
         timeline=timeline,
         load=load,
-        cost_model=model,
-        memory=peak_memory(shard, job.cluster.device.memory_bytes),
+        cost_model=cost_model,
+        memory=peak_memory(job.shard(), job.cluster.device.memory_bytes),
     )
 
 

@@ -22,7 +22,7 @@ MANY_ROWS = 100
 # Columns that say where a row is from and what came out; all others describe the job.
 OUTCOMES = frozenset(
     {"id", "source", "cite", "measured", "quality", "notes"}
-    | {"step_time_s", "tokens_per_s_per_gpu", "memory_gb", "outcome"}
+    | {"step_time_s", "tokens_per_s_per_gpu", "memory_gb", "memory_active_gb", "outcome"}
 )
 
 
@@ -74,13 +74,13 @@ def compared(rows: Sequence[Row]) -> list[Record]:
     """Each row simulated, on all cores where there are many; rows that describe the same job, together."""
     alike: dict[frozenset[tuple[str, str]], list[int]] = {}
     for place, row in enumerate(rows):
-        alike.setdefault(_description(row), []).append(place)
+        alike.setdefault(description(row), []).append(place)
     found = _each([[rows[place] for place in places] for places in alike.values()])
     records = dict(zip(chain.from_iterable(alike.values()), chain.from_iterable(found), strict=True))
     return [records[place] for place in range(len(rows))]
 
 
-def _description(row: Row) -> frozenset[tuple[str, str]]:
+def description(row: Row) -> frozenset[tuple[str, str]]:
     """What a row says of its job. A model without a name goes by the row's id, which errors show."""
     cells = {**row, "model": row.get("model") or row["id"]}
     return frozenset(cell for cell in cells.items() if cell[0] not in OUTCOMES)

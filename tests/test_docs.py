@@ -50,14 +50,14 @@ def test_every_job_file_on_a_page_reads_as_a_job(page: Path):
 @every_page
 def test_every_subcommand_on_a_page_exists(page: Path):
     known = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-    named = re.findall(r"(?:`|^ {4}|output of: )steptime ([a-z]+)", page.read_text("utf-8"), re.MULTILINE)
+    named = re.findall(r"(?:`|^ {4}|output of: )steptime ([a-z-]+)", page.read_text("utf-8"), re.MULTILINE)
     assert set(named) <= known
 
 
 @every_page
 def test_every_option_on_a_command_line_exists(page: Path):
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    for name, rest in re.findall(r"^ {4}steptime ([a-z]+) (.*)$", page.read_text("utf-8"), re.MULTILINE):
+    for name, rest in re.findall(r"^ {4}steptime ([a-z-]+) (.*)$", page.read_text("utf-8"), re.MULTILINE):
         known = {option for parameter in commands[name].params for option in parameter.opts}
         assert set(re.findall(r"(?<= )--[a-z-]+", f" {rest}")) <= known
 

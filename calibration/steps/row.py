@@ -14,6 +14,7 @@ HEADER = (
 COLUMNS = tuple(HEADER.split(","))
 RECOMPUTE = {"none": "none", "op": "selective-op-alternate", "full": "full"}
 OUT_OF_MEMORY = "OutOfMemoryError"
+SHIPPED = "calibration/steps/cases.toml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +32,14 @@ class Machine:
         return self.device.split("-", maxsplit=1)[0].upper()
 
 
-def row(number: int, case: Case, shape: Shape, measured: Measured, machine: Machine) -> dict[str, object]:
-    """A run that went well."""
-    return _inputs(number, case, shape, machine) | {
+def row(
+    number: int, case: Case, shape: Shape, measured: Measured, machine: Machine, file: str = SHIPPED
+) -> dict[str, object]:
+    """A run that went well.
+
+    number: of the case in its file.
+    """
+    return _inputs(number, case, shape, machine, file) | {
         "step_time_s": f"{measured.step_time_s:.6g}",
         "tokens_per_s_per_gpu": f"{measured.tokens_per_s_per_gpu:.1f}",
         "memory_gb": f"{measured.reserved_gib:.2f}",
@@ -44,22 +50,24 @@ def row(number: int, case: Case, shape: Shape, measured: Measured, machine: Mach
     }
 
 
-def failed(number: int, case: Case, shape: Shape, reason: str, machine: Machine) -> dict[str, object]:
+def failed(
+    number: int, case: Case, shape: Shape, reason: str, machine: Machine, file: str = SHIPPED
+) -> dict[str, object]:
     """A run that did not: `outcome` says why."""
     outcome = "OOM Error" if OUT_OF_MEMORY in reason else "failed"
-    return _inputs(number, case, shape, machine) | {"outcome": outcome, "notes": reason}
+    return _inputs(number, case, shape, machine, file) | {"outcome": outcome, "notes": reason}
 
 
-def _inputs(number: int, case: Case, shape: Shape, machine: Machine) -> dict[str, object]:
+def _inputs(number: int, case: Case, shape: Shape, machine: Machine, file: str) -> dict[str, object]:
     blank: dict[str, object] = dict.fromkeys(COLUMNS, "")
-    return blank | _where(number, case, machine) | _model(case, shape) | _how(case, shape)
+    return blank | _where(number, case, machine, file) | _model(case, shape) | _how(case, shape)
 
 
-def _where(number: int, case: Case, machine: Machine) -> dict[str, object]:
+def _where(number: int, case: Case, machine: Machine, file: str) -> dict[str, object]:
     return {
         "id": f"{machine.title}-TT-{number:04d}",
         "source": f"steptime measurement, TorchTitan 0.2.2 on {machine.title}",
-        "cite": f"case {case.name} of calibration/steps/cases.toml",
+        "cite": f"case {case.name} of {file}",
         "device": machine.device,
         "gpus": case.gpus,
         "gpus_per_node": machine.gpus_per_node,

@@ -14,7 +14,7 @@ from calibration.steps.case import CASES, Case, Cases, chosen, read, shipped
 from calibration.steps.config import written
 from calibration.steps.launch import Launch, launcher, tidy
 from calibration.steps.log import FailedRunError, measured
-from calibration.steps.row import Machine, failed, row
+from calibration.steps.row import SHIPPED, Machine, failed, row
 
 # A cold compilation and the largest model start within this.
 LONGEST_RUN_S = 120.0
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     corpus.build(out / "assets")
     launch = launcher(options.launcher)
+    file = options.cases.as_posix() if options.cases else SHIPPED
     machine = Machine(device=options.device, fabric=options.fabric, gpus_per_node=options.gpus_per_node)
     deadline = time.monotonic() + options.budget
     for number, case in _left(chosen(), out, options):
@@ -36,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             break
         began = time.monotonic()
         timeout_s = min(LONGEST_RUN_S, deadline - began)
-        found = measure(number, case, out, launch, timeout_s, machine=machine, steps=options.steps, trace=options.trace)
+        found = measure(
+            number, case, out, launch, timeout_s, machine=machine, steps=options.steps, trace=options.trace, file=file
+        )
         table.append(out / "step_times.csv", found)
         print(_line(case, found, time.monotonic() - began), flush=True)  # noqa: T201
 
@@ -51,10 +54,12 @@ def measure(
     machine: Machine,
     steps: tuple[int, int],
     trace: bool = False,
+    file: str = SHIPPED,
 ) -> dict[str, object]:
     """Row of one case.
 
     steps: how many are run, and how many of them, the first ones, do not count.
+    file: of the cases, which the row names.
     """
     shape = chosen().shapes[case.shape]
     folder = out / "runs" / case.name
@@ -64,9 +69,9 @@ def measure(
     tidy(folder)
     tokens_per_gpu = case.global_batch * case.seq_len / case.gpus
     try:
-        return row(number, case, shape, measured(logs, tokens_per_gpu=tokens_per_gpu, skip=steps[1]), machine)
+        return row(number, case, shape, measured(logs, tokens_per_gpu=tokens_per_gpu, skip=steps[1]), machine, file)
     except FailedRunError as error:
-        return failed(number, case, shape, str(error), machine)
+        return failed(number, case, shape, str(error), machine, file)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from calibration.steps import config, corpus, launch, log, run
+from calibration.steps.case import CASES as CASES_OF_RUN
 from calibration.steps.case import Case, parsed, shipped
 from calibration.steps.row import COLUMNS, Machine, failed, recompute, row
 from sim.rows import job_of
@@ -190,6 +191,25 @@ def test_a_measured_case_is_not_measured_again(tmp_path: Path, monkeypatch: pyte
     assert started == ["one-1b-4k", "fsdp2-1b-4k"]
     with (tmp_path / "step_times.csv").open(newline="") as file:
         assert [found["id"] for found in csv.DictReader(file)] == ["H200-TT-0002", "H200-TT-0003"]
+
+
+def test_a_row_names_the_file_that_its_case_was_read_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def launched(_config: Path, ranks: int, _folder: Path, _timeout_s: float) -> list[str]:
+        return [console(line(12, 100.0))] * ranks if ranks == 1 else ["RuntimeError: no"] * ranks
+
+    monkeypatch.setattr(run, "launcher", lambda _: launched)
+    monkeypatch.setenv(CASES_OF_RUN, "")
+    monkeypatch.chdir(Path(__file__).parents[2])
+    out, own = ["--out", str(tmp_path)], ["--cases", "calibration/steps/host.toml"]
+    run.main([*out, "--case", "one-1b-4k"])
+    run.main([*out, *own, "--case", "host-bf16", "host-fsdp2"])
+    with (tmp_path / "step_times.csv").open(newline="") as file:
+        found = [(each["id"], each["cite"], each["outcome"]) for each in csv.DictReader(file)]
+    assert found == [
+        ("H200-TT-0002", "case one-1b-4k of calibration/steps/cases.toml", "ok"),
+        ("H200-TT-0001", "case host-bf16 of calibration/steps/host.toml", "ok"),
+        ("H200-TT-0007", "case host-fsdp2 of calibration/steps/host.toml", "failed"),
+    ]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
