@@ -38,6 +38,11 @@ class Launches:
     execution: str
     recompute: str
 
+    def launch_s(self, block: Block, item: Work) -> float:
+        """Of one kernel or message of a block; behind a wait for the GPU it takes longer."""
+        launched = self.kernel_s(block, item.op) if item.stream == COMPUTE else self.costs.message_s[self.execution]
+        return launched + (self.costs.read_s if item.counted else 0.0)
+
     def kernel_s(self, block: Block, op: Op) -> float:
         """Of one kernel of a block.
 
@@ -63,9 +68,7 @@ def play_block(
     seconds = [second for piece in block.pieces for second in _piece_s(piece, prices, message_rate)]
     seconds += _beside_s(block, prices, message_rate)
     costs = host.costs
-    launches = [
-        host.kernel_s(block, item.op) if item.stream == COMPUTE else costs.message_s[host.execution] for item in work
-    ]
+    launches = [host.launch_s(block, item) for item in work]
     if costs.blocking:
         launches = [launch + costs.synchronise_s for launch in launches]
         seconds = [sum(parts) for parts in zip(seconds, launches, strict=True)]

@@ -11,10 +11,16 @@ from workloads.shard import Shard
 
 def core(shard: Shard) -> Piece:
     """The core that the stack or the job names, and the copies around it."""
-    piece = flash(shard) if shard.attention == "flash" else unfused(shard)
+    piece = _read(shard, flash(shard) if shard.attention == "flash" else unfused(shard))
     context = kernel_work(shard, shard.kernels.context, shard.tokens, _columns(shard), "fwd")
     split = kernel_work(shard, shard.kernels.split, shard.tokens, _qkv_columns(shard), "bwd")
     return replace(piece, forward=(*piece.forward, *context), backward=(*piece.backward, *split))
+
+
+def _read(shard: Shard, piece: Piece) -> Piece:
+    """With its first kernel behind a wait for the GPU, where the stack reads the longest sequence of the batch."""
+    first, *rest = piece.forward
+    return replace(piece, forward=(first._replace(counted=shard.stack.host.reads_lengths), *rest))
 
 
 def flash(shard: Shard) -> Piece:

@@ -145,6 +145,10 @@ class Host:
     # How far the host keeps its lead over the GPU: within a segment, or through a step that never makes it wait
     ahead: Literal["segment", "step"] = "segment"
     reads_counts: bool = False  # the host waits for the numbers of rows that an exchange between experts' ranks has
+    reads_lengths: bool = (
+        False  # it waits for the longest sequence of a batch, in front of each forward attention kernel
+    )
+    read_s: Annotated[float, Ge(0)] = 0.0  # until the next launch, once the host has waited
     blocking: bool = False  # CUDA_LAUNCH_BLOCKING=1: every launch waits for the kernel
     synchronise_s: Annotated[float, Ge(0)] = 0.0  # gap that a blocking launch leaves
 

@@ -99,6 +99,10 @@ def _copy(session: Session, shape: Measurement) -> Call:
     return Call(lambda: target.copy_(source), ())
 
 
+def _argmax(session: Session, shape: Measurement) -> Call:
+    return Call(lambda logits: logits.argmax(-1), (session.random(shape.rows or 1, shape.cols or 1, dtype="fp32"),))
+
+
 def _zero(session: Session, shape: Measurement) -> Call:
     (target,) = _tensors(session, shape, "X")
     return Call(target.zero_, ())
@@ -378,6 +382,7 @@ def _row_bias(session: Session, shape: Measurement) -> Call:
 EAGER: Mapping[str, Maker] = {
     "copy": _copy,
     "zero": _zero,
+    "argmax": _argmax,
     "cast": _plain(lambda x: x.float(), "x"),
     "transpose": _plain(lambda x: x.t().contiguous(), "X"),
     "add": _plain(lambda x, y: x + y, "XX"),

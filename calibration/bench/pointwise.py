@@ -16,7 +16,7 @@ NAME = "pointwise"
 WEIGHT = 3.0
 RANKS = 1
 
-ONE_WAY = ("copy", "zero", "transpose", "add")
+ONE_WAY = ("copy", "zero", "transpose", "add", "argmax")
 STREAMING = ("cast", "mul", "scale", "relu", "gelu", "silu", "dropout", "bias_add", "layer_norm", "rms_norm")
 SCORES = ("softmax", "mask", "softmax_eager", "softmax_dropout", "softmax_math")
 LOSSES = ("cross_entropy_torch", "cross_entropy_eager", "cross_entropy_split")
@@ -34,6 +34,7 @@ NARROW_ONLY = (
     "softmax_eager",
     "rope_complex",
     "merge_attention",
+    "argmax",
     *LOSSES,
 )
 DTYPES = (("bf16", 0.75), ("fp16", 0.12), ("fp32", 0.13))
@@ -67,7 +68,7 @@ def sizes(name: str, point: tuple[float, ...]) -> tuple[int, int]:
 
 def columns(name: str, kind: float, share: float) -> int:
     """Vocabulary, sequence length, heads or width."""
-    if name in LOSSES or name in ("cross_entropy", "cross_entropy_split_compiled"):
+    if name in LOSSES or name in ("argmax", "cross_entropy", "cross_entropy_split_compiled"):
         return pick(share, vocabularies())
     if name in SCORES or name == "scale_mask_softmax":
         return aligned(log_size(share, 256, 8192), 128)

@@ -244,6 +244,12 @@ def test_a_count_leaves_its_wait_in_the_launches_of_a_block():
     assert counted.seconds == 9.0
 
 
+def test_the_launch_behind_a_wait_takes_as_long_as_reading_by_hand():
+    """The GPU has ended and waits for the launch of 1 s, and for the 0.5 s that Python takes before it."""
+    counted = played(block((kernel(4), kernel(4, counted=True))), Host(launch_s={"eager": 1.0}, read_s=0.5))
+    assert (counted.launch_s, counted.seconds) == (1.5, 9.5)
+
+
 def test_a_segment_takes_the_longer_of_its_kernels_and_its_launches():
     slow, quick = (played(block((kernel(1),)), Host(launch_s={"eager": cost})) for cost in (3.0, 0.5))
     for time, expected in ((slow, (2.0, 6.0, 6.0)), (quick, (2.0, 1.0, 2.0))):

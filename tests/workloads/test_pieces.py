@@ -6,7 +6,7 @@ import pytest
 
 from sim.catalog import stack
 from tests.conftest import GPT, LLAMA, changed, make_shard
-from workloads import transformer
+from workloads import attention, transformer
 from workloads.graph import Work
 from workloads.linear import linear
 from workloads.ops import Attention, Gemm, Pointwise
@@ -198,6 +198,15 @@ def test_flash_attention_is_one_kernel_each_way():
         (8, 4, True, "fwd"),
         (8, 4, True, "bwd"),
     ]
+
+
+@pytest.mark.parametrize("kernel", ["flash", "unfused"])
+def test_a_host_that_reads_lengths_waits_once_a_forward_pass(kernel):
+    reading = attention.core(shard(on=changed(PLAIN, attention=kernel, host={"reads_lengths": True})))
+    assert [item.counted for item in reading.forward] == [True] + [False] * (len(reading.forward) - 1)
+    assert not any(item.counted for item in reading.backward)
+    free = attention.core(shard(on=changed(PLAIN, attention=kernel)))
+    assert not any(item.counted for item in free.forward)
 
 
 def test_flash_attention_keeps_queries_keys_values_and_a_number_a_row():

@@ -31,8 +31,8 @@ def kernels_of(found: Stack) -> set[tuple[str, str]]:
     for execution, recomputed in product(found.host.launch_s, (False, True)):
         kernels = found.kernels_for(execution, recomputed=recomputed)
         for field in fields(Kernels):
-            # Inputs are cast the same way in both passes.
-            directions = ("fwd",) if field.name == "quantise" else ("fwd", "bwd")
+            # Inputs are cast the same way in both passes; metrics have no backward pass.
+            directions = ("fwd",) if field.name in ("quantise", "metrics") else ("fwd", "bwd")
             used |= {(kernel, way) for kernel in getattr(kernels, field.name) for way in directions}
     return used | {(kernel, "fwd") for field in fields(Optimizer) for kernel in getattr(found.optimizer, field.name)}
 
