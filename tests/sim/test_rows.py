@@ -214,6 +214,30 @@ def test_recomputation_that_a_source_leaves_open_is_the_least_that_fits():
     assert peak_memory(fuller.job.shard(), fuller.job.cluster.device.memory_bytes).fits
 
 
+# Llama 3.1 8B with FSDP on 8 H200s, as TorchTitan's recipes have it.
+RECIPE = {
+    **{"device": "h200-sxm", "gpus": "8", "gpus_per_node": "8", "fabric": "nvlink-switch", "stack": "torchtitan"},
+    **{"family": "llama", "layers": "32", "hidden": "4096", "ffn": "14336", "heads": "32", "kv_heads": "8"},
+    **{"vocab": "128256", "seq_len": "8192", "global_batch": "8", "micro_batch": "1", "precision": "bf16"},
+    **{"tp": "1", "pp": "1", "zero": "3", "recompute": "", "missing_inputs": "recompute"},
+}
+
+
+@pytest.mark.parametrize("stack", ["torchtitan", "torchtitan-2024"])
+def test_recipes_of_torchtitan_recompute_by_op_even_where_nothing_had_to_be_run_again(stack):
+    found = described(ROW | RECIPE | {"stack": stack})
+    memory = found.job.cluster.device.memory_bytes
+    nothing = replace(found.job, training=replace(found.job.training, recompute="none"))
+    assert peak_memory(nothing.shard(), memory).fits
+    assert found.assumed == ("recompute = selective-op",)
+    assert found.job.shard().recompute_mode == "selective-op-alternate"
+
+
+def test_torchtitan_runs_whole_layers_again_where_recomputation_by_op_does_not_fit():
+    tight = {"device": "h100-sxm", "global_batch": "24", "micro_batch": "3"}
+    assert described(ROW | RECIPE | tight).assumed == ("recompute = full",)
+
+
 # Llama 3 70B with FSDP on 64 GB200s.
 SHARDED = LARGE | {
     **{"device": "gb200", "gpus": "64", "gpus_per_node": "4", "fabric": "nvl72", "vocab": "128256", "seq_len": "8192"},
