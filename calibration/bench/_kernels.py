@@ -26,13 +26,6 @@ class Call(NamedTuple):
     inputs: tuple[Any, ...]
 
 
-# Kernels with a sum over rows.
-STATIC = (
-    *(("rms_norm_compiled", "bwd"), ("bias_gelu", "bwd"), ("bias_dropout_add", "bwd"), ("cross_entropy", "fwd")),
-    *(("cross_entropy_split_compiled", "fwd"), ("cross_entropy_split_compiled", "bwd")),
-    *(("cross_entropy", "bwd"), ("quantize_fp8", "fwd"), ("quantize_fp8_transpose", "fwd")),
-)
-
 Maker = Callable[[Session, Measurement], Call]
 
 
@@ -45,33 +38,13 @@ def work(shape: Measurement, session: Session) -> Callable[[], object]:
 
 
 def _compiled(shape: Measurement, session: Session) -> Callable[[], object]:
-    """Rows are dynamic, so that a kernel is compiled once for each number of columns.
-
-    Not so where a sum over rows is split by how many there are (`STATIC`): those are compiled for each shape.
-    """
+    """Compiled for this shape alone; what was compiled for others is forgotten."""
     dynamo: Any = import_module("torch._dynamo")
-    dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, 512)
-    dynamo.config.automatic_dynamic_shapes = False  # else columns were dynamic too, from the second number of them on
     functorch: Any = import_module("torch._functorch.config")
     functorch.donated_buffer = False  # backward passes are repeated
+    dynamo.reset()
     call = FUSED[shape.op](session, shape)
-    for tensor in call.inputs:
-        by_row = tensor.dim() > 1 or not tensor.is_floating_point()
-        if by_row and tensor.shape[0] > 1 and (shape.op, shape.direction) not in STATIC:
-            dynamo.mark_dynamic(tensor, 0)
-    return _direction(_compile(call.forward, shape), call.inputs, shape)
-
-
-_COMPILED: dict[Any, Any] = {}
-
-
-def _compile(forward: Callable[..., Any], shape: Measurement) -> Callable[..., Any]:
-    """Once for each function: a compiled one remembers what it has compiled."""
-    static = (shape.op, shape.direction) in STATIC
-    if (forward, static) not in _COMPILED:
-        _COMPILED[forward, static] = torch.compile(forward, dynamic=False if static else None)
-    compiled: Callable[..., Any] = _COMPILED[forward, static]
-    return compiled
+    return _direction(torch.compile(call.forward, dynamic=False), call.inputs, shape)
 
 
 def _direction(forward: Callable[..., Any], inputs: tuple[Any, ...], shape: Measurement) -> Callable[[], object]:

@@ -1,11 +1,15 @@
-"""Kernels that `torch.compile` makes of a chain: gated activations, bias and dropout, norms, rope, loss, fp8 casts."""
+"""Kernels that `torch.compile` makes of a chain: gated activations, bias and dropout, norms, rope, loss, fp8 casts.
+
+Each shape is compiled by itself, as a training run with fixed shapes has it: a kernel with dynamic rows is tuned by the
+first ones that it meets, and takes up to 1.5 times as long on others.
+"""
 
 from collections.abc import Iterator
 from itertools import islice
 
-from calibration.bench._sampling import aligned, log_size, pick, points
+from calibration.bench._sampling import pick, points
 from calibration.bench._session import Session, measured
-from calibration.bench.pointwise import GAP_S, HEAD_DIM
+from calibration.bench.pointwise import GAP_S, sizes
 from calibration.table import Measurement
 
 NAME = "fused"
@@ -26,16 +30,11 @@ KERNELS = (
         "combine_rows",
     ),
 )
-# A kernel is compiled once for each number of columns, so there are few.
-WIDTHS = (4096, 8192, 2304, 14336)
-VOCABULARIES = (32000, 128256)
-SEQUENCES = (2048, 4096)
-FEWEST, MOST = 2**15, 2**28
 
 
 def shapes(seed: int, count: int) -> Iterator[Measurement]:
-    """32 Ki to 256 Mi elements; the kernels take turns, and the first columns come first."""
-    numbered = enumerate(islice(points(seed, 3), count))
+    """16 Ki to 256 Mi elements, in columns of real models and others; the kernels take turns."""
+    numbered = enumerate(islice(points(seed, 4), count))
     return (_shape(number, point) for number, point in numbered)
 
 
@@ -48,18 +47,6 @@ def run(shape: Measurement, session: Session) -> Measurement:
 
 def _shape(number: int, point: tuple[float, ...]) -> Measurement:
     name = KERNELS[number % len(KERNELS)]
-    cols = _columns(name, min(point[0], number / (4 * len(KERNELS))))
-    rows = max(2, round(log_size(point[1], max(FEWEST, cols), MOST) / cols))
-    rows = aligned(rows, cols) if name == "scale_mask_softmax" else rows
-    direction = "fwd" if name in ONE_WAY else pick(point[2], ("fwd", "bwd"))
+    rows, cols = sizes(name, point[:3])
+    direction = "fwd" if name in ONE_WAY else pick(point[3], ("fwd", "bwd"))
     return Measurement(op=name, dtype="bf16", direction=direction, kernel="compile", rows=rows, cols=cols)
-
-
-def _columns(name: str, share: float) -> int:
-    choices = {
-        "cross_entropy": VOCABULARIES,
-        "cross_entropy_split_compiled": VOCABULARIES,
-        "scale_mask_softmax": SEQUENCES,
-        "rope": tuple(width // HEAD_DIM * HEAD_DIM for width in WIDTHS[:2]),
-    }
-    return pick(share, choices.get(name, WIDTHS))
