@@ -30,7 +30,7 @@ def simulate(job: Job, cost_model: CostModel | None = None) -> Result:
     model = cost_model or profiles.cost_model(job.cluster.device)
     prices = price(leaf_ops(program), job.cluster, model)
     times = block_times(job, program, prices)
-    load = load_of(program, times, prices, job.cluster.device, job.gpus)
+    load = load_of(program, times, prices, job, model)
     if load.clock < 1.0:
         prices = slowed(prices, job.cluster.device, load.clock)
         times = block_times(job, program, prices)

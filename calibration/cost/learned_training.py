@@ -97,11 +97,11 @@ def best_settings(
 
 def _unseen(training: Training, settings: Settings | Covariance, fold: int, count: int) -> Floats:
     """Predictions for one fold by a model of the others; nothing elsewhere."""
-    predicted, away = np.zeros(len(training.target)), training.folds == fold
+    said, away = np.zeros(len(training.target)), training.folds == fold
     if away.any() and not away.all():
         curve, shapes = fitted(_rows(training, ~away), settings, count)
-        predicted[away] = _predicted(_rows(training, away), curve, shapes)
-    return predicted
+        said[away] = predicted(_rows(training, away), curve, shapes)
+    return said
 
 
 def _rows(training: Training, which: NDArray[np.bool_]) -> Training:
@@ -114,7 +114,8 @@ def _rows(training: Training, which: NDArray[np.bool_]) -> Training:
     )
 
 
-def _predicted(training: Training, curve: Floats, shapes: Trees | Kriging) -> Floats:
+def predicted(training: Training, curve: Floats, shapes: Trees | Kriging) -> Floats:
+    """log(measured / physics) of rows, by what `fitted` has learned of others."""
     features = with_groups(training.features, curve, training.groups)
     return _of_curve(training, curve) + shapes.predict(features, training.groups)
 
