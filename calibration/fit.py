@@ -20,7 +20,7 @@ from calibration.cost.learned_family import FamilyModel
 from calibration.cost.learned_features import coordinates, family_of, group_of
 from calibration.cost.learned_kriging import Covariance
 from calibration.cost.learned_spread import Spread, errors_on
-from calibration.cost.learned_training import Sample, Training, best_settings, fitted, training_rows
+from calibration.cost.learned_training import Sample, Training, best_settings, by_device, fitted, training_rows
 from calibration.cost.physics import Physics
 from calibration.cost.rates import Floats
 from calibration.fit_draw import FEWEST_ROWS, as_bursts, measured_draw, unlike
@@ -198,8 +198,10 @@ def _slowdowns(profile: Profile, found: Sequence[Sample]) -> tuple[Floats, Float
 
 
 def _prices(profile: Profile, found: Sequence[Sample], sustained: bool) -> Floats:
-    model = Learned(profile=profile, sustained=sustained)
-    return np.array([model.price([sample.op], sample.device).seconds[0] for sample in found])
+    model, seconds = Learned(profile=profile, sustained=sustained), np.empty(len(found))
+    for device, rows in by_device(found):
+        seconds[rows] = model.price([found[row].op for row in rows], device).seconds
+    return seconds
 
 
 def _exponent(predicted: Floats, measured: Floats, towards: float) -> float:

@@ -46,7 +46,7 @@ def training_rows(family: str, members: Sequence[Sample], groups: Sequence[str])
     ops = [sample.op for sample in members]
     base_s = np.empty(len(ops))
     features = np.empty((len(COLUMN_NAMES[family]) - len(GROUP), len(ops)), dtype=np.float32)
-    for device, rows in _by_device(members):
+    for device, rows in by_device(members):
         part = [ops[row] for row in rows]
         base_s[rows] = Physics(sustained=False).price(part, device).seconds
         features[:, rows] = matrix(family, part, device, base_s[rows])
@@ -60,7 +60,8 @@ def training_rows(family: str, members: Sequence[Sample], groups: Sequence[str])
     )
 
 
-def _by_device(members: Sequence[Sample]) -> Iterator[tuple[Device, NDArray[np.intp]]]:
+def by_device(members: Sequence[Sample]) -> Iterator[tuple[Device, NDArray[np.intp]]]:
+    """Each device with the places of its samples."""
     names = np.array([sample.device.name for sample in members])
     devices = {sample.device.name: sample.device for sample in members}
     for name, device in devices.items():

@@ -1,12 +1,15 @@
 """A profile that a person names prices what its device does, and nothing else."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from calibration.profile import FILE, Profile, ProfileError, save
+from calibration.fit import fingerprint
+from calibration.profile import FILE, Profile, ProfileError, profile_for, save
+from calibration.table import read_table
 from hardware import catalog
 from sim.cli import app
 from sim.profiles import check_device, chosen, given, model_of
@@ -15,6 +18,7 @@ from sim.step import simulate
 from sim.validate import validate_table
 from tests.sim.test_validate import row, table
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "b200-simumax"
 DRAWS_MORE = 1.8
 LARGE = {"layers": "16", "hidden": "12288", "ffn": "49152", "heads": "96"}  # GEMMs that hold the power limit
 TABLE = "op,device,dtype,m,n,k\ngemm,h100-sxm,bf16,8192,8192,8192\ngemm,a100-sxm-80g,bf16,8192,8192,8192\n"
@@ -115,3 +119,36 @@ def test_the_device_is_one_of_those_asked_for(hot: Path):
     check_device(given(hot), hot, ["a100-sxm-80g", "h100-sxm"])
     with pytest.raises(ProfileError, match="is of h100-sxm; priced is a100-sxm-80g, v100"):
         check_device(given(hot), hot, ["v100", "a100-sxm-80g"])
+
+
+def test_the_profile_of_the_example_was_fitted_on_this_physics():
+    """If this fails, physics or its data changed: `steptime fit EXAMPLE/measurements.csv -o EXAMPLE/profile.npz`."""
+    fitted_on = given(EXAMPLE).provenance["base_sha256"]
+    assert fitted_on == {"b200-sxm": fingerprint(catalog.device("b200-sxm"))}
+
+
+def test_kernels_of_a_machine_predict_its_steps_better_than_its_data_sheet():
+    """Nothing but kernels was fitted. Two thirds of the mean error go; half would do."""
+    before, after = (validate_table(EXAMPLE / "runs.csv", profile).summary for profile in (None, EXAMPLE))
+    for model in ("SimuMax v1.2, Llama 70B", "SimuMax v1.2, Llama 405B"):
+        usual, named = (next(one for one in found if one["source"] == model) for found in (before, after))
+        assert named["mean_abs_error"] < 0.5 * usual["mean_abs_error"]
+
+
+def test_no_profile_of_an_example_is_found_by_itself():
+    assert profile_for("b200-sxm") is None
+
+
+def test_kernels_of_the_example_are_burst_long_or_of_unknown_clock():
+    rows = read_table(EXAMPLE / "measurements.csv")
+    counts = Counter((row.op, row.mode) for row in rows)
+    assert counts["gemm", "sustained"] == 232
+    assert {row.notes.split(",")[0] for row in rows if row.notes} == {"SimuMax b200_bf16_ceperm"}
+
+
+def test_the_times_of_the_example_show_which_size_is_summed_over():
+    """65536 x 160 x 5120: with k 160 it writes 0.67 GB, with n 160 it reads as much, and reads are faster."""
+    gemms = [row for row in read_table(EXAMPLE / "measurements.csv") if row.op == "gemm" and row.m == 65536]
+    short_k = next(row.time_s for row in gemms if row.k == 160)
+    short_n = next(row.time_s for row in gemms if row.n == 160)
+    assert (short_k or 0) > 2 * (short_n or 0)
