@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from calibration.cost import power
-from calibration.cost.model import CostModel
+from calibration.cost.model import CostModel, draw_of
 from calibration.evaluate import ALL, error_figures, family_name
 from calibration.table import Measurement, op_of
 from hardware.types import Device
@@ -61,7 +61,7 @@ def _lines(family: str, points: Sequence[PowerPoint], errors: Sequence[float]) -
 
 def _point(row: Measurement, op: ComputeOp, cost_model: CostModel, device: Device) -> list[PowerPoint]:
     try:
-        draw = power.draws([op], cost_model.price([op], device).seconds, device)
+        draw = draw_of(cost_model, device) * power.draws([op], cost_model.price([op], device).seconds, device)
     except ValueError:  # a data type or kernel that the device has not
         return []
     watts, clock_hz = power.watts(draw, device), power.clock(draw, device) * device.boost_clock_hz

@@ -20,15 +20,15 @@ from calibration.cost.learned_family import FamilyModel
 from calibration.cost.learned_features import coordinates, family_of, group_of
 from calibration.cost.learned_kriging import Covariance
 from calibration.cost.learned_spread import Spread, errors_on
-from calibration.cost.learned_training import Sample, Training, best_settings, fitted, training_rows
+from calibration.cost.learned_training import Sample, Training, best_settings, by_device, fitted, training_rows
 from calibration.cost.physics import Physics
 from calibration.cost.rates import Floats
+from calibration.fit_draw import FEWEST_ROWS, as_bursts, measured_draw, unlike
 from calibration.profile import Profile
 from calibration.table import Measurement, op_of
 from hardware.types import Device
 from workloads.ops import DTYPE_BYTES, Attention, ComputeOp, Gemm, Pointwise, traffic_table
 
-FEWEST_ROWS = 12  # of a family; below, physics stands alone
 LIMIT_MARGIN = 0.05
 # Tried in turn for each family. Kernels bound by memory are many, with few rows each: trees did a third worse on them.
 Grids = Mapping[str, Sequence[Settings | Covariance]]
@@ -42,6 +42,8 @@ GRIDS: Grids = {
 }
 BURST, SUSTAINED = "burst", "sustained"
 MOST_LOAD = 2.0
+LEVELLED = ("gemm", "attention")
+LEVEL_DOUBT = 0.3  # standard deviation of a single row around the level of its group
 LOAD_RIDGE = 0.2  # of squared log slowdown: about four long runs of large GEMMs
 
 Done = Callable[[str], None]
@@ -86,11 +88,15 @@ def fit_relatives(
 
 def _too_few(profile: Profile) -> ValueError:
     names = ", ".join(profile.devices)
-    return ValueError(f"{names}: fewer than {FEWEST_ROWS} {BURST} rows of every family; nothing to fit")
+    return ValueError(f"{names}: fewer than {FEWEST_ROWS} {BURST} rows, or long runs, of every family; nothing to fit")
 
 
 def _profile(rows: Sequence[Measurement], devices: Sequence[Device], done: Done | None, grids: Grids) -> Profile:
-    found = samples(rows, devices)
+    bursts, long_runs = samples(rows, devices), samples(rows, devices, SUSTAINED)
+    draw, found = 1.0, bursts
+    if len(devices) == 1:  # several machines have no one draw
+        draw = measured_draw(bursts, long_runs, grids["gemm"][0])
+        found = [*bursts, *as_bursts(unlike(long_runs, bursts), draw)]
     families: dict[str, FamilyModel] = {}
     for family in COLUMN_NAMES:
         members = [sample for sample in found if family_of(sample.op) == family]
@@ -106,8 +112,9 @@ def _profile(rows: Sequence[Measurement], devices: Sequence[Device], done: Done 
         devices=names,
         families=families,
         provenance=_provenance(found, stacks, devices),
+        draw=draw,
     )
-    return _loaded(profile, samples(rows, devices, SUSTAINED))
+    return _loaded(profile, long_runs)
 
 
 def samples(rows: Sequence[Measurement], devices: Sequence[Device], mode: str = BURST) -> list[Sample]:
@@ -163,6 +170,7 @@ def _family(family: str, members: Sequence[Sample], grid: Sequence[Settings | Co
         domain=Domain.of(coordinates(family, ops), training.groups, len(groups)),
         spread=spread,
         load=np.ones(len(groups)),
+        level=_level(family, training, len(groups)),
         report=report,
     )
 
@@ -190,13 +198,32 @@ def _slowdowns(profile: Profile, found: Sequence[Sample]) -> tuple[Floats, Float
 
 
 def _prices(profile: Profile, found: Sequence[Sample], sustained: bool) -> Floats:
-    model = Learned(profile=profile, sustained=sustained)
-    return np.array([model.price([sample.op], sample.device).seconds[0] for sample in found])
+    model, seconds = Learned(profile=profile, sustained=sustained), np.empty(len(found))
+    for device, rows in by_device(found):
+        seconds[rows] = model.price([found[row].op for row in rows], device).seconds
+    return seconds
 
 
 def _exponent(predicted: Floats, measured: Floats, towards: float) -> float:
     exponent = (float(predicted @ measured) + LOAD_RIDGE * towards) / (float(predicted @ predicted) + LOAD_RIDGE)
     return min(max(exponent, 0.0), MOST_LOAD)
+
+
+def _level(family: str, training: Training, count: int) -> Floats:
+    """Of each group, what all its shapes share: a library or a machine that is slower throughout.
+
+    m times m^2 / (m^2 + s^2), with the mean m of the rows and their variance s^2: where rows of both signs scatter,
+    it says nothing. Kernels bound by memory have none: their small sizes are mostly the start of a kernel, which says
+    nothing of the large ones (docs/models/learned-prices.md#domain).
+    """
+    members = [training.target[training.groups == group] for group in range(count)]
+    return np.array([_shared(rows) if family in LEVELLED else 0.0 for rows in members])
+
+
+def _shared(rows: Floats) -> float:
+    middle = float(rows.mean())
+    doubt = float(np.var(rows)) + LEVEL_DOUBT**2 / len(rows)
+    return middle**3 / (middle**2 + doubt)
 
 
 def _limits(training: Training, count: int) -> Floats:

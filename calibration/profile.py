@@ -25,6 +25,7 @@ FORMAT = 2
 HEADER = "profile.json"
 MESSAGES = "messages"
 FILE = "profile.npz"
+LEAST_DRAW, MOST_DRAW = 0.5, 3.0  # of a machine that works at all
 LARGEST_BYTES = 64_000_000  # of one member, unpacked
 WRITTEN = (1980, 1, 1, 0, 0, 0)  # in the archive: the bytes depend on the content alone
 FOLDER = Path(__file__).parent / "profiles"
@@ -48,6 +49,7 @@ class Profile:
         devices: all whose measurements went in.
         families: family -> its model.
         messages: the curves of collectives; None where none were measured.
+        draw: power of kernels on this machine relative to the description of its device, from long runs.
         provenance: measurements, versions and settings behind the fit.
     """
 
@@ -57,6 +59,7 @@ class Profile:
     families: Mapping[str, FamilyModel]
     provenance: Mapping[str, Any]
     messages: MessageModel | None = None
+    draw: float = 1.0
 
 
 def save(profile: Profile, path: str | Path) -> None:
@@ -125,6 +128,7 @@ def _header(profile: Profile) -> dict[str, Any]:
         "stack": profile.stack,
         "devices": profile.devices,
         "provenance": profile.provenance,
+        "draw": profile.draw,
         "families": {family: table_of(model) for family, model in profile.families.items()},
         MESSAGES: message_table(profile.messages) if profile.messages else None,
     }
@@ -161,7 +165,14 @@ def _profile(members: Mapping[str, bytes]) -> Profile:
         families={family: model_of(family, table, _arrays(family, table, members)) for family, table in tables},
         provenance=dict(header["provenance"]),
         messages=_messages(header[MESSAGES], members) if header[MESSAGES] else None,
+        draw=_draw(header.get("draw", 1.0)),
     )
+
+
+def _draw(value: object) -> float:
+    if not isinstance(value, int | float) or not LEAST_DRAW <= value <= MOST_DRAW:
+        raise ValueError(f"draw {value!r}, not a number from {LEAST_DRAW:g} to {MOST_DRAW:g}")
+    return float(value)
 
 
 def _unpacked(data: bytes) -> Array:

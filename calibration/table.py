@@ -8,7 +8,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -29,7 +29,7 @@ from workloads.ops import (
     traffic_table,
 )
 
-Mode = Literal["burst", "sustained"]
+Mode = Literal["burst", "sustained", "loop"]
 MOST_FAULTS = 20
 LARGEST = 10**15
 COLLECTIVES: tuple[str, ...] = (*get_args(CollectiveKind), "send_recv")
@@ -45,13 +45,16 @@ class Measurement:
             grouped_gemm, memcpy, host and overlap, which no Op stands for.
         stack: the software, as in torch-2.11-cu130.
         n: columns of a GEMM; of an embedding the rows of its table.
+        out_dtype: of a GEMM; blank: the usual one of its inputs.
+        accumulate: whether a GEMM adds to what it writes, as a fused gradient accumulation does.
         kernel: which one of several did it (flash2, cudnn; eager, compile; host_to_device).
         rows, cols: of the tensor; of an optimizer, how many parameter tensors of how many elements.
         bytes: of a message, as the size column of nccl-tests counts them; of a copy.
         time_s: median; of a sustained run the mean of its end. None: could not be measured, see notes.
         power_w, sm_clock_hz: board power and clock while it ran.
         time_p10_s, time_p90_s: percentiles over the samples.
-        mode: burst, a few launches of a cool device with cold caches; sustained, a long run under load.
+        mode: burst, a few launches of a cool device with cold caches; sustained, a long run under load; loop, launches
+            back to back at a clock that depends on what ran before: listed, but nothing is fitted to it.
     """
 
     op: str
@@ -63,6 +66,8 @@ class Measurement:
     n: int | None = None
     k: int | None = None
     layout: str | None = None
+    out_dtype: str | None = None
+    accumulate: bool | None = None
     seq_q: int | None = None
     seq_kv: int | None = None
     heads: int | None = None
@@ -87,16 +92,18 @@ class Measurement:
 
 
 COLUMNS = tuple(field.name for field in fields(Measurement))
+ADDED_LATER = ("out_dtype", "accumulate")  # tables of before go on without them
 RESULTS = ("time_s", "power_w", "sm_clock_hz", "samples", "time_p10_s", "time_p90_s", "notes")
 IDENTITY = tuple(name for name in COLUMNS if name not in RESULTS)
-TEXTS = ("op", "dtype", "device", "stack", "kernel", "notes")
+TEXTS = ("op", "dtype", "device", "stack", "out_dtype", "kernel", "notes")
 NUMBERS = ("bytes", *(name for name in RESULTS if name not in ("samples", "notes")))
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "layout": get_args(Layout),
     "direction": get_args(Direction),
     "mode": get_args(Mode),
 }
-COUNTS = tuple(name for name in COLUMNS if name not in (*TEXTS, *NUMBERS, *CHOICES, "causal"))
+YES_OR_NO = ("accumulate", "causal")
+COUNTS = tuple(name for name in COLUMNS if name not in (*TEXTS, *NUMBERS, *CHOICES, *YES_OR_NO))
 
 
 def key(measurement: Measurement) -> tuple[Any, ...]:
@@ -126,15 +133,19 @@ def read_table(path: str | Path) -> list[Measurement]:
 def append(path: str | Path, rows: Iterable[Measurement]) -> None:
     """Add rows at the end, each on disk before the next; the header comes first into a new file.
 
-    What a kill left of a last line is removed. Raises DescriptorError for a file of other columns.
+    What a kill left of a last line is removed. Raises DescriptorError for a file of other columns, and for a row that
+    needs a column which an older file has not.
     """
     repair(path)
-    _check_header(Path(path))
+    columns = _header(Path(path))
     with Path(path).open("a", encoding="utf-8", newline="") as file:
         if file.tell() == 0:
-            _flushed(file, ",".join(COLUMNS) + "\n")
+            _flushed(file, ",".join(columns) + "\n")
         for row in rows:
-            _flushed(file, line(row))
+            lacking = [name for name in COLUMNS if name not in columns and getattr(row, name) is not None]
+            if lacking:
+                raise DescriptorError(path, [f"line 1: has no column {lacking[0]!r}, which {row.op} rows need"])
+            _flushed(file, line(row, columns))
 
 
 def repair(path: str | Path) -> None:
@@ -147,10 +158,10 @@ def repair(path: str | Path) -> None:
         os.truncate(file, file.stat().st_size - len(data) + data.rfind(b"\n") + 1)
 
 
-def line(row: Measurement) -> str:
+def line(row: Measurement, columns: Sequence[str] = COLUMNS) -> str:
     """A row as CSV; times keep four digits, which is less than they scatter."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerow(_cell(name, getattr(row, name)) for name in COLUMNS)
+    csv.writer(out, lineterminator="\n").writerow(_cell(name, getattr(row, name)) for name in columns)
     return out.getvalue()
 
 
@@ -209,7 +220,8 @@ def fewer(faults: list[str]) -> list[str]:
 
 
 def _gemm(row: Measurement) -> Gemm | None:
-    if not (row.m and row.n and row.k):
+    written = row.out_dtype or out_dtype(row.dtype)
+    if not (row.m and row.n and row.k) or written not in DTYPE_BYTES:
         return None
     return Gemm(
         batch=row.batch or 1,
@@ -218,7 +230,8 @@ def _gemm(row: Measurement) -> Gemm | None:
         k=row.k,
         dtype=row.dtype,
         layout=cast(Layout, row.layout or "tn"),
-        out_dtype=out_dtype(row.dtype),
+        out_dtype=written,
+        accumulate=row.accumulate is True,
     )
 
 
@@ -304,9 +317,9 @@ def _value(name: str, text: str) -> Any:
         return _checked(is_count(text), "a whole number of 1 or more", lambda: int(float(text)))
     if name in NUMBERS:
         return _checked(0.0 < number(text) < math.inf, "a number greater than 0", lambda: number(text))
-    known = tuple(FLAGS) if name == "causal" else CHOICES[name]
+    known = tuple(FLAGS) if name in YES_OR_NO else CHOICES[name]
     lower = text.lower()
-    return _checked(lower in known, f"one of {', '.join(known)}", lambda: FLAGS[lower] if name == "causal" else lower)
+    return _checked(lower in known, f"one of {', '.join(known)}", lambda: FLAGS.get(lower, lower))
 
 
 def _checked(right: bool, should_be: str, value: Callable[[], Any]) -> Any:
@@ -325,13 +338,15 @@ def _cell(name: str, value: Any) -> str:
     return " ".join(str(value).split())
 
 
-def _check_header(path: Path) -> None:
+def _header(path: Path) -> Sequence[str]:
+    """The columns of a file: its own, or those that a new one gets."""
     if not path.exists() or path.stat().st_size == 0:
-        return
+        return COLUMNS
     with path.open(encoding="utf-8") as file:
         columns = file.readline().strip().split(",")
-    if columns != list(COLUMNS):
+    if columns not in (list(COLUMNS), [name for name in COLUMNS if name not in ADDED_LATER]):
         raise DescriptorError(path, [f"line 1: has other columns; should be {','.join(COLUMNS)}"])
+    return columns
 
 
 def _flushed(file: io.TextIOWrapper, text: str) -> None:

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from sim import cli_calibrate, cli_validate
-from sim.cli_input import AsJson, DeviceName, JobPath, Settings, Size, Sustained, TablePath, bad_input, print_json
+from sim.cli_input import (
+    AsJson,
+    DeviceName,
+    JobPath,
+    ProfilePath,
+    Settings,
+    Size,
+    Sustained,
+    TablePath,
+    bad_input,
+    print_json,
+)
 
 app = typer.Typer(
     name="steptime",
@@ -67,15 +78,18 @@ def _steptime(
 def run(
     path: JobPath,
     settings: Settings = None,
+    profile: ProfilePath = None,
     as_json: AsJson = False,
     trace: Annotated[Path | None, typer.Option(help="Write a trace for Perfetto or chrome://tracing.")] = None,
 ) -> None:
     """Simulate one training step: its time, where it goes, and whether it fits."""
     from sim.jobfile import read_job
+    from sim.profiles import chosen
     from sim.step import simulate
 
     with bad_input():
-        result = simulate(read_job(path, settings or ()))
+        job = read_job(path, settings or ())
+        result = simulate(job, chosen(profile, job.cluster.device))
         if trace:
             from sim.report.files import write_text
             from sim.report.trace import trace_text
@@ -124,17 +138,20 @@ def price(
     path: TablePath,
     device: DeviceName = "",
     cluster: Annotated[str, typer.Option(help="Where collectives run; by default a usual one.")] = "",
+    profile: ProfilePath = None,
     sustained: Sustained = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the table there.")] = None,
 ) -> None:
     """Price the rows of a measurement table: adds predicted_s, predicted_low_s, predicted_high_s."""
     from sim.pricing_table import Machines, price_table
+    from sim.profiles import given
     from sim.report.files import write_text
     from sim.report.tables import price_summary
     from sim.report.terminal import show
 
     with bad_input():
-        priced = price_table(path, Machines(device=device, cluster=cluster), sustained=sustained)
+        machines = Machines(device=device, cluster=cluster, profile=given(profile) if profile else None)
+        priced = price_table(path, machines, sustained=sustained)
         if output:
             write_text(output, priced.text())
     if not output:

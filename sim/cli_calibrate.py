@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sim.cli_input import BAD_INPUT, AsJson, DeviceName, JobPath, TablePath, bad_input, print_json
+from sim.cli_input import BAD_INPUT, AsJson, DeviceName, JobPath, ProfilePath, TablePath, bad_input, print_json
 
 app = typer.Typer()
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.")]
@@ -44,12 +44,13 @@ def import_files(
     stack: Annotated[str | None, typer.Option(help="On which software, e.g. nccl-2.28.")] = None,
     op: Annotated[str | None, typer.Option(help="The collective, for logs that do not name it.")] = None,
     ranks_per_node: Annotated[int | None, typer.Option(min=1, help="Devices of one node in a collective.")] = None,
+    kernel: Annotated[str | None, typer.Option(help="Of attention, e.g. cudnn, where a file does not say.")] = None,
 ) -> None:
     """Read the output of other measuring tools into a table."""
     from calibration.readers import Context, read_file
     from calibration.table import append
 
-    context = Context(device=device, stack=stack, op=op, ranks_per_node=ranks_per_node)
+    context = Context(device=device, stack=stack, op=op, ranks_per_node=ranks_per_node, kernel=kernel)
     with bad_input():
         found = [read_file(file, reader=reader, context=context) for file in files]
         append(out, [record for one in found for record in one.records])
@@ -133,7 +134,7 @@ def evaluate(
     table: TablePath,
     device: DeviceName = "",
     cluster: ClusterName = "",
-    profile: Annotated[Path | None, typer.Option(help="A profile; by default the one that `run` uses.")] = None,
+    profile: ProfilePath = None,
     physics: Annotated[bool, typer.Option("--physics", help="Physics alone, without a profile.")] = False,
     sustained: Annotated[bool, typer.Option("--sustained/--burst", help="Rows of long runs, or of bursts.")] = False,
     leave_out: Annotated[

@@ -17,6 +17,10 @@ Settings = Annotated[
 JobPath = Annotated[Path, typer.Argument(metavar="JOB", help="A job file (TOML).", show_default=False)]
 TablePath = Annotated[Path, typer.Argument(metavar="TABLE", help="A CSV table.", show_default=False)]
 Sustained = Annotated[bool, typer.Option("--sustained/--burst", help="Clocks of a long run, or of a short benchmark.")]
+ProfilePath = Annotated[
+    Path | None,
+    typer.Option("--profile", help="Of the machine, a file or its folder; by default that of its device."),
+]
 DeviceName = Annotated[str, typer.Option("--device", help="A device of the catalogue, or a TOML file.")]
 Size = Annotated[int, typer.Argument(min=1, max=10**9, show_default=False)]
 

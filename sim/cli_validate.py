@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sim.cli_input import AsJson, bad_input, print_json
+from sim.cli_input import AsJson, ProfilePath, bad_input, print_json
 
 app = typer.Typer()
 
@@ -16,6 +16,7 @@ def validate(
     path: Annotated[Path | None, typer.Argument(metavar="[TABLE]")] = None,
     rows: Annotated[bool, typer.Option("--rows", help="Show every row, of a long table as well.")] = False,
     worst: Annotated[int, typer.Option(min=0, help="Account for so many rows with the largest errors.")] = 0,
+    profile: ProfilePath = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with a picture and all tables.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -26,7 +27,7 @@ def validate(
     from sim.validate import validate_table
 
     with bad_input():
-        found = validate_table(path)
+        found = validate_table(path, profile)
         if html:
             from sim.report.files import write_text
             from sim.report.validation_page import page

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from calibration.cost import power
+from calibration.cost.model import draw_of
 from calibration.cost.rates import hbm_bytes_per_s, peak_flops_per_s
 from hardware.descriptor import DescriptorError
 from hardware.types import Device
@@ -16,11 +17,13 @@ from workloads.ops import Gemm
 def gemm_document(op: Gemm, device: Device) -> dict[str, Any]:
     """One GEMM, in a short benchmark and in a long run; an unsupported dtype raises DescriptorError."""
     try:
-        burst, sustained = (priced([op], cost_model(device, sustained=long), device)[0] for long in (False, True))
+        models = [cost_model(device, sustained=long) for long in (False, True)]
+        burst, sustained = (priced([op], model, device)[0] for model in models)
     except ValueError as error:
         raise DescriptorError("--dtype", [str(error)]) from error
     peak = peak_flops_per_s(device, op.dtype)
-    watts = float(power.watts(power.draws([op], np.array([burst.seconds]), device), device)[0])
+    draw = draw_of(models[0], device) * power.draws([op], np.array([burst.seconds]), device)
+    watts = float(power.watts(draw, device)[0])
     compute_s, memory_s = op.flops / peak, op.bytes / hbm_bytes_per_s(device)
     return {
         "device": device.name,

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.cost import power
+from calibration.cost.model import CostModel, draw_of
 from calibration.cost.physics import Physics
 from hardware.types import Device
 from sim.blocks import BlockTime, segment_s
+from sim.job import Job
 from sim.price import Price, on_device
 from workloads.graph import Program, Segment, leaf_runs, runs
 from workloads.ops import ComputeOp, Op
@@ -34,17 +36,22 @@ class Load:
 
 
 def load_of(
-    program: Program, times: Mapping[int, BlockTime], prices: Mapping[Op, Price], device: Device, gpus: int
+    program: Program, times: Mapping[int, BlockTime], prices: Mapping[Op, Price], job: Job, model: CostModel
 ) -> Load:
-    """The load of a program on the slowest of `gpus`; pipeline bubbles are not counted as rest."""
+    """The load of a program on the slowest GPU of a job; pipeline bubbles are not counted as rest.
+
+    Args:
+        model: whose prices these are: what kernels draw on the machine that it was fitted on.
+    """
+    device = job.cluster.device
     pairs = zip(program.ops, runs(program), strict=True)
     total = sum(often * segment_s(op, times) for op, often in pairs if isinstance(op, Segment))
     seconds = {op: often * prices[op].seconds for op, often in leaf_runs(program).items() if isinstance(op, ComputeOp)}
     ops = list(seconds)
     drawn = power.draws(ops, np.array([prices[op].seconds for op in ops]), device)
     above = float(np.dot(drawn - power.STATIC_DRAW, np.array(list(seconds.values()))))
-    draw = np.array(power.STATIC_DRAW + above / total)
-    return Load(clock=float(power.clock(draw, device, gpus)), watts=float(power.watts(draw, device)))
+    draw = draw_of(model, device) * np.array(power.STATIC_DRAW + above / total)
+    return Load(clock=float(power.clock(draw, device, job.gpus)), watts=float(power.watts(draw, device)))
 
 
 def slowed(prices: Mapping[Op, Price], device: Device, at: float) -> dict[Op, Price]:

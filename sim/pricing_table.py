@@ -8,7 +8,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple, cast
@@ -16,12 +16,13 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from calibration.cost.model import CostModel
+from calibration.profile import Profile
 from hardware import catalog
 from hardware.descriptor import DescriptorError
 from hardware.types import Cluster, Device
 from sim.machine import usual_cluster
 from sim.message_price import message_prices
-from sim.profiles import cost_model
+from sim.profiles import cost_model, model_of
 from sim.result import NINETY_PERCENT
 from sim.table_rows import Row, SkippedError, compute_op, count, family, ops, read_table
 from workloads.errors import unknown
@@ -82,10 +83,14 @@ class PricedTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machines:
-    """A device for all rows, or each row's own; a cluster for collectives, or the device's usual one."""
+    """A device for all rows, or each row's own; a cluster for collectives, or the device's usual one.
+
+    Rows of the device of `profile` get its prices.
+    """
 
     device: str = ""
     cluster: str = ""
+    profile: Profile | None = None
 
 
 def price_table(path: Path, machines: Machines, *, sustained: bool = False) -> PricedTable:
@@ -97,7 +102,7 @@ def price_table(path: Path, machines: Machines, *, sustained: bool = False) -> P
     needed = ("op",) if machines.device else ("op", "device")
     columns, rows = read_table(path, needed)
     named = [row | {"device": machines.device or row["device"]} for row in rows]
-    outcomes = _outcomes(named, machines.cluster, sustained=sustained)
+    outcomes = _outcomes(named, machines, sustained=sustained)
     kept = [row | _cells(outcome) for row, outcome in zip(named, outcomes, strict=True)]
     return PricedTable(columns=tuple(dict.fromkeys((*columns, "device", *ADDED))), rows=kept)
 
@@ -130,14 +135,14 @@ def _statistics(errors: Sequence[float]) -> dict[str, Any]:
     return {"n": len(errors), "median": median(sizes), "mean": fmean(sizes), "bias": fmean(errors)}
 
 
-def _outcomes(rows: Sequence[Row], cluster: str, *, sustained: bool) -> list[Outcome]:
+def _outcomes(rows: Sequence[Row], machines: Machines, *, sustained: bool) -> list[Outcome]:
     """Of every row, in order; ops that share a device and a data type are priced in one call."""
     outcomes: list[Outcome] = [""] * len(rows)
     batches: dict[tuple[object, ...], list[tuple[int, Any]]] = {}
     calls: dict[tuple[object, ...], Callable[[list[Any]], list[Pricing]]] = {}
     for index, row in enumerate(rows):
         try:
-            key, op, call = _request(row, cluster, sustained=sustained or row.get("mode") == "sustained")
+            key, op, call = _request(row, machines, sustained=sustained or row.get("mode") == "sustained")
             batches.setdefault(key, []).append((index, op))
             calls.setdefault(key, call)
         except SkippedError as error:
@@ -158,19 +163,24 @@ def _tried(call: Callable[[list[Any]], list[Pricing]], batch: list[Any]) -> Sequ
 Request = tuple[tuple[object, ...], ComputeOp | CommunicationOp, Callable[[list[Any]], list[Pricing]]]
 
 
-def _request(row: Row, cluster: str, *, sustained: bool) -> Request:
+def _request(row: Row, machines: Machines, *, sustained: bool) -> Request:
     """(what it can be priced together with, the op, how to price such ops); raises SkippedError."""
     device, kind = _device(row["device"]), family(row["op"])
+    model = partial(_model, machines.profile, device)
     if not kind:
         raise SkippedError(unknown("op", row["op"], ops()))
     if kind == "collective":
-        machine = _machine(row, cluster or _usual_cluster(device.name))
+        machine = _machine(row, machines.cluster or _usual_cluster(device.name))
         if machine.device.name != device.name:
             raise SkippedError(f"{machine.name} has {machine.device.name}, not {device.name}")
-        return (machine.name, machine.nodes), _message(row, machine), lambda batch: _messages(batch, machine)
+        return (machine.name, machine.nodes), _message(row, machine), lambda batch: _messages(batch, machine, model())
     op = compute_op(row)
     key = (device.name, sustained, kind, op.dtype, getattr(op, "out_dtype", ""), getattr(op, "kernel", ""))
-    return key, op, lambda batch: priced(batch, cost_model(device, sustained=sustained), device)
+    return key, op, lambda batch: priced(batch, model(sustained=sustained), device)
+
+
+def _model(profile: Profile | None, device: Device, *, sustained: bool = False) -> CostModel:
+    return model_of(profile, device, sustained=sustained) or cost_model(device, sustained=sustained)
 
 
 def priced(batch: Sequence[ComputeOp], model: CostModel, device: Device) -> list[Pricing]:
@@ -178,8 +188,8 @@ def priced(batch: Sequence[ComputeOp], model: CostModel, device: Device) -> list
     return _pricings(*model.price(batch, device))
 
 
-def _messages(batch: list[CommunicationOp], machine: Cluster) -> list[Pricing]:
-    return _pricings(*message_prices(batch, machine, cost_model(machine.device)))
+def _messages(batch: list[CommunicationOp], machine: Cluster, model: CostModel) -> list[Pricing]:
+    return _pricings(*message_prices(batch, machine, model))
 
 
 def _pricings(seconds: Sequence[float] | np.ndarray, spread: Sequence[float] | np.ndarray) -> list[Pricing]:

@@ -1,6 +1,6 @@
 """Which cost model prices a job: the profile of its device where there is one, physics otherwise."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from calibration import profile as profiles
 from calibration.cost.model import CostModel
 from calibration.cost.physics import Physics
+from calibration.profile import Profile, ProfileError
 from hardware.types import Device
 from workloads.ops import ComputeOp
 
@@ -17,12 +18,42 @@ def cost_model(
     device: Device, *, profile: Path | None = None, physics: bool = False, sustained: bool = False
 ) -> CostModel:
     """Prices in bursts, or with `sustained` in long runs of one kernel. Raises ProfileError."""
-    found = None if physics else profiles.load(profile) if profile else profiles.profile_for(device.name)
+    found = None if physics else given(profile) if profile else profiles.profile_for(device.name)
     if found is None:
         return Physics(sustained=sustained)
     from calibration.cost.learned import Learned  # noqa: PLC0415 - a device without a profile must not pay for it
 
     return Learned(profile=found, sustained=sustained)
+
+
+def given(path: Path) -> Profile:
+    """The profile that a person names: its file, or the folder that it lies in. Raises ProfileError."""
+    return profiles.load(path / profiles.FILE if path.is_dir() else path)
+
+
+def model_of(profile: Profile | None, device: Device, *, sustained: bool = False) -> CostModel | None:
+    """Prices of a profile where it is one of this device; None where the usual prices stand."""
+    if profile is None or device.name not in profile.devices:
+        return None
+    from calibration.cost.learned import Learned  # noqa: PLC0415 - as above
+
+    return Learned(profile=profile, sustained=sustained)
+
+
+def check_device(profile: Profile, path: Path, devices: Iterable[str]) -> None:
+    """Raise ProfileError if none of these devices is the profile's: it would change nothing."""
+    asked = sorted(set(devices))
+    if not set(asked) & set(profile.devices):
+        raise ProfileError(path, f"is of {', '.join(profile.devices)}; priced is {', '.join(asked)}")
+
+
+def chosen(path: Path | None, device: Device) -> CostModel | None:
+    """Prices of the profile at a path, None without one; ProfileError if it is of another device."""
+    if path is None:
+        return None
+    profile = given(path)
+    check_device(profile, path, [device.name])
+    return model_of(profile, device)
 
 
 def measured(model: CostModel, ops: Sequence[ComputeOp], device: Device) -> NDArray[np.bool_]:

@@ -33,7 +33,7 @@ def simulate(job: Job, cost_model: CostModel | None = None) -> Result:
 def played(job: Job, program: Program, prices: Mapping[Op, Price], cost_model: CostModel) -> Result:
     """A step whose program is built and priced already, at full clock; neither depends on what the host costs."""
     times = block_times(job, program, prices)
-    load = load_of(program, times, prices, job.cluster.device, job.gpus)
+    load = load_of(program, times, prices, job, cost_model)
     if load.clock < 1.0:
         prices = slowed(prices, job.cluster.device, load.clock)
         times = block_times(job, program, prices)

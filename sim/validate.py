@@ -7,10 +7,12 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 
+from calibration.profile import Profile
 from hardware.descriptor import DescriptorError
 from sim import error_figures, sweeps
 from sim.cells import SkippedRowError, positive
 from sim.error_figures import Record
+from sim.profiles import check_device, given, model_of
 from sim.repeats import repeats
 from sim.result import Result
 from sim.rows import REQUIRED, Described, Row, described
@@ -59,23 +61,32 @@ class Validation:
         return sweeps.summary(self.sweeps)
 
 
-def validate_table(path: Path | None = None) -> Validation:
-    """Simulate every row of a step-time table, by default the one that ships; DescriptorError if it is none."""
-    return validated(read_rows(path or PUBLISHED))
+def validate_table(path: Path | None = None, profile: Path | None = None) -> Validation:
+    """Simulate every row of a step-time table, by default the one that ships; DescriptorError if it is none.
+
+    Args:
+        profile: whose prices the rows of its device get, file or folder; raises ProfileError if there are none.
+    """
+    rows = read_rows(path or PUBLISHED)
+    if profile is None:
+        return validated(rows)
+    found = given(profile)
+    check_device(found, profile, (row["device"] for row in rows))
+    return validated(rows, found)
 
 
-def validated(rows: Sequence[Row]) -> Validation:
-    """Rows of a step-time table, simulated and summed up."""
-    records = compared(rows)
+def validated(rows: Sequence[Row], profile: Profile | None = None) -> Validation:
+    """Rows of a step-time table, simulated and summed up; `profile` prices those of its device."""
+    records = compared(rows, profile)
     return Validation(rows=records, sweeps=sweeps.sweeps(rows, records), repeats=repeats(rows, records))
 
 
-def compared(rows: Sequence[Row]) -> list[Record]:
+def compared(rows: Sequence[Row], profile: Profile | None = None) -> list[Record]:
     """Each row simulated, on all cores where there are many; rows that describe the same job, together."""
     alike: dict[frozenset[tuple[str, str]], list[int]] = {}
     for place, row in enumerate(rows):
         alike.setdefault(description(row), []).append(place)
-    found = _each([[rows[place] for place in places] for places in alike.values()])
+    found = _each([[rows[place] for place in places] for places in alike.values()], profile)
     records = dict(zip(chain.from_iterable(alike.values()), chain.from_iterable(found), strict=True))
     return [records[place] for place in range(len(rows))]
 
@@ -86,12 +97,12 @@ def description(row: Row) -> frozenset[tuple[str, str]]:
     return frozenset(cell for cell in cells.items() if cell[0] not in OUTCOMES)
 
 
-def _each(groups: Sequence[Sequence[Row]]) -> list[list[Record]]:
+def _each(groups: Sequence[Sequence[Row]], profile: Profile | None) -> list[list[Record]]:
     if sum(map(len, groups)) < MANY_ROWS:
-        return [compare_alike(rows) for rows in groups]
+        return [compare_alike(rows, profile) for rows in groups]
     from joblib import Parallel, delayed  # noqa: PLC0415 - a short table must not pay for it
 
-    found: list[list[Record]] = Parallel(n_jobs=-1)(delayed(compare_alike)(rows) for rows in groups)
+    found: list[list[Record]] = Parallel(n_jobs=-1)(delayed(compare_alike)(rows, profile) for rows in groups)
     return found
 
 
@@ -117,10 +128,10 @@ def compare(row: Row) -> Record:
     return compare_alike([row])[0]
 
 
-def compare_alike(rows: Sequence[Row]) -> list[Record]:
+def compare_alike(rows: Sequence[Row], profile: Profile | None = None) -> list[Record]:
     """Rows that describe one job, which is simulated once, each held against what it measured."""
     job = cache(lambda: described(rows[0]))
-    step = cache(lambda: simulate(job().job))
+    step = cache(lambda: simulate(job().job, model_of(profile, job().job.cluster.device)))
     return [_compared(row, job, step) for row in rows]
 
 

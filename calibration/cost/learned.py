@@ -39,17 +39,22 @@ class Learned:
         base = Physics(sustained=False).price(ops, device)
         seconds, spread = base.seconds, base.spread.copy()
         if self.sustained or self.clock != 1.0:
-            seconds = Physics(sustained=self.sustained, clock=self.clock).price(ops, device).seconds
+            slow = Physics(sustained=self.sustained, clock=self.clock, draw=self.draw_on(device))
+            seconds = slow.price(ops, device).seconds
         times, seconds = seconds / base.seconds, seconds.copy()
         for model, part, rows in self._parts(ops):
             found = model.correction(part, device, base.seconds[rows])
-            learned_s = base.seconds[rows] * np.exp(found.trust * found.log)
+            learned_s = base.seconds[rows] * np.exp(found.trust * found.log + (1 - found.trust) * found.level)
             learned_s *= _slowdown(times[rows], found, self.sustained)
             seconds[rows] = np.maximum(learned_s, _bound_s(part, device))
             spread[rows] = _blended(found.spread, base.spread[rows], found.trust)
         if device.name not in self.profile.devices:
             spread = np.maximum(spread, base.spread)
         return Prices(seconds, spread)
+
+    def draw_on(self, device: Device) -> float:
+        """Power of kernels on the machine that was measured, relative to the description; a relative's is not known."""
+        return self.profile.draw if device.name in self.profile.devices else 1.0
 
     def coverage(self, ops: Sequence[ComputeOp], device: Device) -> NDArray[np.bool_]:
         """Whether something like each op was measured on the device itself, so that the correction counts."""

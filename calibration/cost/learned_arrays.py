@@ -13,8 +13,10 @@ from calibration.cost.learned_features import AXES, CURVE_TERMS
 from calibration.cost.learned_kriging import UNITS, Covariance, Kriging
 from calibration.cost.learned_spread import Spread
 from calibration.cost.learned_trees import LEAVES, NODES, Trees
+from calibration.cost.rates import Floats
 
 Array = NDArray[Any]
+MOST_LEVEL = 3.0  # of a logarithm: twenty times as slow as physics
 
 # Array -> type and shape; a letter is a count that has to be the same wherever it stands.
 Shapes = Mapping[str, tuple[type, tuple[int | str, ...]]]
@@ -52,6 +54,7 @@ def table_of(model: FamilyModel) -> dict[str, Any]:
         "octaves": {group: [low, high] for group, low, high in zip(model.groups, *rounded, strict=True)},
         "radius": model.domain.radius,
         **_kind_of(model.shapes),
+        "level": model.level.tolist(),
         "report": model.report,
     }
 
@@ -90,8 +93,17 @@ def model_of(family: str, table: Mapping[str, Any], arrays: Mapping[str, Array])
         domain=Domain(low=low, high=high, landmarks=arrays["landmarks"], radius=float(table["radius"])),
         spread=Spread(size=size, sigma=sigma, factor=arrays["factor"]),
         load=arrays["load"],
+        level=_levels(family, table.get("level"), len(groups)),
         report=dict(table["report"]),
     )
+
+
+def _levels(family: str, numbers: object, groups: int) -> Floats:
+    """Of each group; a profile of before levels has none."""
+    levels = np.zeros(groups) if numbers is None else np.array(numbers, dtype=np.float64)
+    if levels.shape != (groups,) or not (np.abs(levels) <= MOST_LEVEL).all():
+        raise ValueError(f"{family}.level: should be a number from -{MOST_LEVEL:g} to {MOST_LEVEL:g} for each group")
+    return levels
 
 
 def array_shapes(table: Mapping[str, Any]) -> Shapes:

@@ -24,6 +24,7 @@ class Correction(NamedTuple):
     spread: Floats  # its standard deviation
     trust: Floats  # 0..1, how far both count
     load: Floats  # exponent of the slowdown in a long run
+    level: Floats  # as log, where nothing like the op was measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class FamilyModel:
         curve: [groups, terms] factors of `curve_terms`.
         limits: [groups, 2] least and greatest correction that was measured.
         load: [groups] share of physics' slowdown in a long run that was measured (an exponent, 1: all of it).
+        level: [groups] what of the correction is the same for all shapes, and holds outside the measured ones as well.
         report: how the fit went: hyper-parameters and errors on folds that it had not seen.
     """
 
@@ -49,6 +51,7 @@ class FamilyModel:
     domain: Domain
     spread: Spread
     load: Floats
+    level: Floats
     report: Mapping[str, object] = field(default_factory=dict)
 
     def correction(self, ops: Sequence[ComputeOp], device: Device, base_s: Floats) -> Correction:
@@ -62,6 +65,7 @@ class FamilyModel:
             spread=self.spread.at(np.log2(base_s), groups),
             trust=self.domain.trust(coordinates(self.family, ops), groups),
             load=self.load[groups],
+            level=np.where(groups < 0, 0.0, self.level[groups]),
         )
 
     def trust(self, ops: Sequence[ComputeOp]) -> Floats:

@@ -46,7 +46,7 @@ def training_rows(family: str, members: Sequence[Sample], groups: Sequence[str])
     ops = [sample.op for sample in members]
     base_s = np.empty(len(ops))
     features = np.empty((len(COLUMN_NAMES[family]) - len(GROUP), len(ops)), dtype=np.float32)
-    for device, rows in _by_device(members):
+    for device, rows in by_device(members):
         part = [ops[row] for row in rows]
         base_s[rows] = Physics(sustained=False).price(part, device).seconds
         features[:, rows] = matrix(family, part, device, base_s[rows])
@@ -60,7 +60,8 @@ def training_rows(family: str, members: Sequence[Sample], groups: Sequence[str])
     )
 
 
-def _by_device(members: Sequence[Sample]) -> Iterator[tuple[Device, NDArray[np.intp]]]:
+def by_device(members: Sequence[Sample]) -> Iterator[tuple[Device, NDArray[np.intp]]]:
+    """Each device with the places of its samples."""
     names = np.array([sample.device.name for sample in members])
     devices = {sample.device.name: sample.device for sample in members}
     for name, device in devices.items():
@@ -97,11 +98,11 @@ def best_settings(
 
 def _unseen(training: Training, settings: Settings | Covariance, fold: int, count: int) -> Floats:
     """Predictions for one fold by a model of the others; nothing elsewhere."""
-    predicted, away = np.zeros(len(training.target)), training.folds == fold
+    said, away = np.zeros(len(training.target)), training.folds == fold
     if away.any() and not away.all():
         curve, shapes = fitted(_rows(training, ~away), settings, count)
-        predicted[away] = _predicted(_rows(training, away), curve, shapes)
-    return predicted
+        said[away] = predicted(_rows(training, away), curve, shapes)
+    return said
 
 
 def _rows(training: Training, which: NDArray[np.bool_]) -> Training:
@@ -114,7 +115,8 @@ def _rows(training: Training, which: NDArray[np.bool_]) -> Training:
     )
 
 
-def _predicted(training: Training, curve: Floats, shapes: Trees | Kriging) -> Floats:
+def predicted(training: Training, curve: Floats, shapes: Trees | Kriging) -> Floats:
+    """log(measured / physics) of rows, by what `fitted` has learned of others."""
     features = with_groups(training.features, curve, training.groups)
     return _of_curve(training, curve) + shapes.predict(features, training.groups)
 

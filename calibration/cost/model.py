@@ -26,3 +26,9 @@ class CostModel(Protocol):
     def price(self, ops: Sequence[ComputeOp], device: Device) -> Prices:
         """Price all `ops` in one vectorised call. An unsupported dtype raises ValueError."""
         ...
+
+
+def draw_of(model: CostModel, device: Device) -> float:
+    """What kernels draw on the machine whose prices these are, relative to the description; 1 without measurements."""
+    measured = getattr(model, "draw_on", None)
+    return 1.0 if measured is None else float(measured(device))

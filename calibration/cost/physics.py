@@ -24,10 +24,12 @@ class Physics:
         sustained: each op in a long run of itself alone, at the clock that the power limit leaves it; otherwise as a
             short benchmark sees it.
         clock: of all ops, relative to a short benchmark, for ops that run among others in a step.
+        draw: power of this machine's kernels relative to that of the description, which sets the clock of long runs.
     """
 
     sustained: bool = False
     clock: float = 1.0
+    draw: float = 1.0
 
     def price(self, ops: Sequence[ComputeOp], device: Device) -> Prices:
         """Price all `ops` in bulk. An unsupported dtype or attention kernel raises ValueError."""
@@ -36,7 +38,7 @@ class Physics:
         spreads = (architecture.gemm_spread, architecture.attention_spread, architecture.pointwise_spread)
         seconds = _seconds(ops, kinds, device, np.full(len(ops), self.clock))
         if self.sustained:
-            clock = power.clock(power.draws(ops, seconds, device), device)
+            clock = power.clock(self.draw * power.draws(ops, seconds, device), device)
             seconds = _seconds(ops, kinds, device, clock)
         return Prices(seconds, np.array(spreads)[kinds])
 

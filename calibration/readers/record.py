@@ -36,6 +36,7 @@ class Context:
         op: collective of a log that does not name it.
         ranks_per_node: of a log that does not show on which hosts its ranks ran.
         dtype: of the inputs of GEMMs in a log that does not name it.
+        kernel: of attention in a file that does not name it.
     """
 
     device: str | None = None
@@ -43,6 +44,7 @@ class Context:
     op: str | None = None
     ranks_per_node: int | None = None
     dtype: str | None = None
+    kernel: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

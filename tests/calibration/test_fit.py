@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from calibration.cost.learned import Learned
+from calibration.cost.physics import Physics
 from calibration.fit import fingerprint, fit, fit_relatives, samples
 from calibration.profile import FOLDER, load, save
 from calibration.table import Measurement
@@ -82,17 +83,46 @@ def test_only_priced_burst_rows_of_the_device_count(device: Device) -> None:
     ]
 
 
-def test_long_runs_say_how_much_of_the_slowdown_is_real(device: Device) -> None:
-    """Measured: half of physics' slowdown, in logarithms."""
-    profile = fit(rows := gemm_rows(device, 120, seed=3), device, grids=QUICK)
+def long_runs(rows: list[Measurement], device: Device, draw: float) -> list[Measurement]:
+    """The large ones on a machine whose kernels draw `draw` times what the description says."""
     large = [row for row in rows if min(row.m or 0, row.n or 0, row.k or 0) > 1024]
     ops = [sample.op for sample in samples(large, [device])]
-    burst_s, slow_s = (Learned(profile=profile, sustained=each).price(ops, device).seconds for each in (False, True))
-    seconds = np.sqrt(burst_s * slow_s).tolist()
-    long_runs = [replace(row, mode="sustained", time_s=time_s) for row, time_s in zip(large, seconds, strict=True)]
-    again = fit([*rows, *long_runs], device, grids=QUICK)
-    assert 0.45 < again.families["gemm"].load[0] < 0.75
-    assert profile.families["gemm"].load[0] == 1
+    slow, fast = (Physics(sustained=each, draw=draw).price(ops, device).seconds for each in (True, False))
+    times = [(row.time_s or 0.0) * stretch for row, stretch in zip(large, slow / fast, strict=True)]
+    return [replace(row, mode="sustained", time_s=float(time_s)) for row, time_s in zip(large, times, strict=True)]
+
+
+@pytest.mark.parametrize("draw", [0.8, 1.0, 1.6])
+def test_long_runs_say_what_the_kernels_of_a_machine_draw(device: Device, draw: float) -> None:
+    rows = gemm_rows(device, 300, seed=3)
+    profile = fit([*rows, *long_runs(rows, device, draw)], device, grids=QUICK)
+    assert profile.draw == pytest.approx(draw, rel=0.05)
+    assert profile.families["gemm"].load[0] == pytest.approx(1, abs=0.2)
+    assert Learned(profile=profile).draw_on(device) == profile.draw
+    assert Learned(profile=profile).draw_on(catalog.device("h100-sxm")) == 1
+
+
+def test_without_long_runs_a_machine_is_as_described(device: Device) -> None:
+    profile = fit(gemm_rows(device, 120, seed=3), device, grids=QUICK)
+    assert (profile.draw, profile.families["gemm"].load[0]) == (1, 1)
+
+
+def test_shapes_that_only_long_runs_measured_are_learned_from_them(device: Device) -> None:
+    """Large GEMMs, of n above 1024, are 10 % faster than physics; nothing but long runs shows them."""
+    rows = gemm_rows(device, 300, seed=3)
+    profile = fit(long_runs(rows, device, 1.0), device, grids=QUICK)
+    op = Gemm(m=4096, n=4096, k=4096, dtype="bf16")
+    assert Learned(profile=profile).coverage([op], device)[0]
+    price_s = {long: Learned(profile=profile, sustained=long).price([op], device).seconds[0] for long in (False, True)}
+    physics_s = Physics(sustained=True).price([op], device).seconds[0]
+    assert price_s[True] / physics_s == pytest.approx(0.9, rel=0.04)
+    assert price_s[False] < price_s[True]
+
+
+def test_a_loop_of_unknown_clock_teaches_nothing(device: Device) -> None:
+    rows = [replace(row, mode="loop") for row in gemm_rows(device, 60, seed=3)]
+    with pytest.raises(ValueError, match="nothing to fit"):
+        fit(rows, device, grids=QUICK)
 
 
 def test_relatives_are_fitted_together(device: Device) -> None:

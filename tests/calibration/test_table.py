@@ -34,6 +34,7 @@ ROWS = (
     Measurement(op="all_reduce", dtype="bf16", ranks=2, ranks_per_node=2, bytes=2.0**32, time_s=1.2e-2),
     Measurement(op="gemm", dtype="fp8", m=1, n=16, k=16, time_s=1e-6, power_w=690.0, mode="sustained"),
     failed(GEMM, "out of memory"),
+    replace(GEMM, out_dtype="fp32", accumulate=True, mode="loop"),
 )
 
 
@@ -76,6 +77,15 @@ def test_a_header_that_a_kill_left_half_is_written_again(tmp_path: Path):
     table = written(tmp_path / "table.csv", "op,dtype,dev")
     append(table, ROWS[:1])
     assert read_table(table) == [GEMM]
+
+
+def test_a_table_of_before_a_column_was_added_goes_on_without_it(tmp_path: Path):
+    old = ",".join(name for name in COLUMNS if name not in ("out_dtype", "accumulate"))
+    table = written(tmp_path / "table.csv", f"{old}\n")
+    append(table, ROWS[:2])
+    assert read_table(table) == list(ROWS[:2])
+    with pytest.raises(DescriptorError, match="has no column 'accumulate', which gemm rows need"):
+        append(table, [replace(GEMM, accumulate=True)])
 
 
 def test_a_table_of_other_columns_is_not_appended_to(tmp_path: Path):
@@ -137,6 +147,10 @@ def test_many_faults_are_cut_short(tmp_path: Path):
 def test_rows_stand_for_ops():
     expected = Gemm(m=4096, n=14336, k=4096, dtype="bf16", layout="nt")
     assert op_of(GEMM) == expected
+    assert op_of(replace(GEMM, out_dtype="fp32", accumulate=True)) == replace(
+        expected, out_dtype="fp32", accumulate=True
+    )
+    assert op_of(replace(GEMM, out_dtype="int8")) is None
     assert op_of(replace(GEMM, dtype="tf32")) == replace(expected, dtype="tf32", out_dtype="fp32")
     attention = op_of(ATTENTION)
     assert isinstance(attention, Attention)

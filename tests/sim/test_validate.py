@@ -42,7 +42,7 @@ def test_a_row_is_held_against_its_measurement(path):
 
 def test_rows_that_describe_one_job_are_simulated_once_and_keep_their_places(path, monkeypatch):
     jobs = []
-    monkeypatch.setattr("sim.validate.simulate", lambda job: jobs.append(job) or simulate(job))
+    monkeypatch.setattr("sim.validate.simulate", lambda job, _: jobs.append(job) or simulate(job))
     first = row(id="first", model="tiny", notes="")
     between = first | {"id": "between", "global_batch": "32"}
     again = first | {"id": "again", "step_time_s": "0.25", "notes": "a day later"}
