@@ -84,5 +84,6 @@ def stack_faults(shard: Shard) -> Iterator[str]:
         yield f'stack.attention: {kernel}; "unfused" is right, where scores fit into memory'
     if shard.layout.expert_overlap and shard.stack.host.reads_counts:
         yield f"layout.expert_overlap: {shard.stack.name} waits for the numbers of rows that it exchanges"
-    if shard.attention == "unfused" and shard.layout.cp > 1:
-        yield f'layout.cp = {shard.layout.cp} needs stack.attention = "flash": unfused attention needs all keys'
+    if shard.attention == "unfused" and shard.layout.cp > 1 and not shard.exchanges_heads:
+        needed = 'needs stack.attention = "flash", or layout.context_mode = "all_to_all"'
+        yield f"layout.cp = {shard.layout.cp} {needed}: unfused attention needs all keys"

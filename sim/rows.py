@@ -14,7 +14,7 @@ from sim.job import Job
 from sim.row_model import model_of
 from sim.usual import least_that_fits, limits_nodes
 from workloads.errors import WorkloadError, unknown
-from workloads.layout import ExpertMode, Layout, Training
+from workloads.layout import ContextMode, ExpertMode, Layout, Training
 from workloads.stack import Stack
 
 REQUIRED = (
@@ -140,6 +140,7 @@ def _layout(row: Row, tp: int) -> Layout:
         cp=cp,
         ep=whole(row, "ep", 1),
         etp=whole(row, "etp", 0),
+        context_mode=cast(ContextMode, row.get("context_mode") or "ring"),
         expert_mode=cast(ExpertMode, row.get("expert_mode") or "all_to_all"),
         expert_overlap=_yes(row, "expert_overlap"),
         zero=zero,

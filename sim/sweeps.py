@@ -23,6 +23,7 @@ SAME = (
 LAYOUT = {
     **dict.fromkeys(("micro_batch", "tp", "pp", "vp", "cp", "ep"), "1"),
     **dict.fromkeys(("dp", "etp", "zero_group", "sequence_parallel", "schedule"), ""),
+    "context_mode": "ring",
     "zero": "0",
     "recompute": "none",
 }

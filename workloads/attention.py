@@ -24,21 +24,25 @@ def _read(shard: Shard, piece: Piece) -> Piece:
 
 
 def flash(shard: Shard) -> Piece:
-    """One kernel; keeps queries, keys, values and a log-sum-exp of each row (Dao et al., arXiv:2205.14135)."""
+    """One kernel; keeps queries, keys, values and a log-sum-exp of each row (Dao et al., arXiv:2205.14135).
+
+    Backward it also needs its output, which the projection behind it keeps anyway, unless ranks exchange it in between.
+    """
     statistics = 4.0 * shard.tokens * shard.heads
+    output = _columns(shard) * shard.tokens * shard.precision.activation_bytes
     return Piece(
         name="attention",
         kind="core",
         forward=context.attention(shard, _kernel(shard, "fwd")),
         backward=context.attention(shard, _kernel(shard, "bwd")),
-        saved_bytes=_qkv_bytes(shard) + statistics,
-        output_bytes=_columns(shard) * shard.tokens * shard.precision.activation_bytes,
+        saved_bytes=_qkv_bytes(shard) + statistics + (output if shard.exchanges_heads else 0.0),
+        output_bytes=output,
     )
 
 
 def unfused(shard: Shard) -> Piece:
     """Two batched GEMMs around a softmax whose scores are kept: [batch x heads x seq, seq]."""
-    rows, cols = shard.training.micro_batch * shard.heads * shard.sequence, shard.sequence
+    rows, cols = shard.training.micro_batch * shard.core_heads * shard.core_sequence, shard.core_sequence
     softmax = _softmax(shard)
     scores = shard.saved_bytes(softmax, float(rows) * cols)
     return Piece(
@@ -64,17 +68,17 @@ def unfused(shard: Shard) -> Piece:
 
 def _softmax(shard: Shard) -> tuple[str, ...]:
     """The kernels of the stack; a fused one may want a multiple of some number of heads, and falls back on others."""
-    fits = shard.training.micro_batch * shard.heads % shard.stack.fused_softmax_heads == 0
+    fits = shard.training.micro_batch * shard.core_heads % shard.stack.fused_softmax_heads == 0
     return shard.kernels.softmax if fits or not shard.kernels.softmax_fallback else shard.kernels.softmax_fallback
 
 
 def _kernel(shard: Shard, direction: Direction) -> Attention:
     return Attention(
         batch=shard.training.micro_batch,
-        seq_q=shard.sequence,
-        seq_kv=shard.sequence,
-        heads=shard.heads,
-        kv_heads=shard.kv_heads,
+        seq_q=shard.core_sequence,
+        seq_kv=shard.core_sequence,
+        heads=shard.core_heads,
+        kv_heads=shard.core_kv_heads,
         head_dim=shard.model.core_dim,
         dtype=shard.precision.activation,
         causal=shard.model.family != "bert",
@@ -86,22 +90,22 @@ def _kernel(shard: Shard, direction: Direction) -> Attention:
 
 def _scores(shard: Shard, layout: Layout) -> Work:
     """Q K^T, or the gradient of the probabilities: [seq, seq] from [seq, head_dim]."""
-    return _batched(shard, shard.sequence, shard.model.core_dim, layout)
+    return _batched(shard, shard.core_sequence, shard.model.core_dim, layout)
 
 
 def _values(shard: Shard, layout: Layout) -> Work:
     """Probabilities times values, or the like: [seq, head_dim] from [seq, seq]."""
-    return _batched(shard, shard.model.core_dim, shard.sequence, layout)
+    return _batched(shard, shard.model.core_dim, shard.core_sequence, layout)
 
 
 def _batched(shard: Shard, n: int, k: int, layout: Layout) -> Work:
     dtype = shard.precision.activation if shard.precision.quantised else shard.precision.gemm
     return Work(
         Gemm(
-            m=shard.sequence,
+            m=shard.core_sequence,
             n=n,
             k=k,
-            batch=shard.training.micro_batch * shard.heads,
+            batch=shard.training.micro_batch * shard.core_heads,
             layout=layout,
             dtype=dtype,
             out_dtype=shard.precision.activation,

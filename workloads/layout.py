@@ -9,7 +9,7 @@ from workloads.model import Model
 from workloads.precision import PRECISIONS
 from workloads.schedules import known, schedule, schedules
 
-ContextMode = Literal["ring", "all_gather"]
+ContextMode = Literal["ring", "all_gather", "all_to_all"]
 ExpertMode = Literal["all_to_all", "deduplicated"]
 CONTEXT_MODES: tuple[ContextMode, ...] = get_args(ContextMode)
 EXPERT_MODES: tuple[ExpertMode, ...] = get_args(ExpertMode)
@@ -36,6 +36,7 @@ class Layout:
 
     Args:
         vp: model chunks for each pipeline stage (interleaved schedule).
+        context_mode: the other ranks' keys and values one after the other or at once, or all tokens for some heads.
         etp: ranks that split each expert; 0: one, so that experts are whole, or tp where ep = 1.
         expert_mode: how rows get to the ranks of their experts: one for each expert, or each once to a node and a rank.
         expert_overlap: the exchanges of a pass run beside the computation of one in the other direction.
@@ -262,8 +263,9 @@ def _degree_faults(model: Model, layout: Layout, training: Training) -> Iterator
         )
     if training.seq_len % layout.cp:
         yield f"training.seq_len = {training.seq_len} is not divisible by layout.cp = {layout.cp}"
-    if model.window and layout.cp > 1:
-        yield f"layout.cp = {layout.cp}: sliding windows ({model.name}) are not covered under context parallelism"
+    if layout.cp > 1:
+        faults = _heads_faults if layout.context_mode == "all_to_all" else _window_faults
+        yield from faults(model, layout)
     if layout.sequence_parallel and training.seq_len // layout.cp % layout.tp:
         yield f"training.seq_len / cp = {training.seq_len // layout.cp} is not divisible by layout.tp = {layout.tp}"
     if layout.sequence_parallel and layout.tp == 1:
@@ -271,6 +273,27 @@ def _degree_faults(model: Model, layout: Layout, training: Training) -> Iterator
     yield from _expert_faults(model, layout)
     if layout.zero_group and layout.data_ranks % layout.zero_group:
         yield f"layout.zero_group = {layout.zero_group} does not divide dp x cp = {layout.data_ranks}"
+
+
+def _window_faults(model: Model, layout: Layout) -> Iterator[str]:
+    if model.window:
+        yield (
+            f"layout.cp = {layout.cp}: sliding windows ({model.name}) are not covered under context parallelism, "
+            'but with layout.context_mode = "all_to_all"'
+        )
+
+
+def _heads_faults(model: Model, layout: Layout) -> Iterator[str]:
+    """What keeps context-parallel ranks from sharing out the heads among them; Transformer Engine refuses it, too."""
+    if model.kv_rank:
+        yield f'layout.context_mode = "all_to_all" is not covered with latent attention ({model.name})'
+    for what, heads in {"heads": model.heads, "kv_heads": model.kv_heads}.items():
+        held = max(heads // layout.tp, 1)
+        if held % layout.cp:
+            yield (
+                f"{model.name}: {what} / tp = {held} is not divisible by layout.cp = {layout.cp}, "
+                'which layout.context_mode = "all_to_all" needs'
+            )
 
 
 def _split_sizes(model: Model) -> dict[str, int]:

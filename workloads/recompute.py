@@ -39,7 +39,8 @@ EXPERTS = (
     *("experts up", "experts up bias", "experts activation", "experts gate"),
     *("experts down", "experts down bias", "restore", "combine"),
 )
-# As Megatron-Core names them (`--recompute-modules`); `core_attn` runs again what has scores.
+CORE = frozenset({"tokens for heads", "attention", "heads for tokens"})
+# As Megatron-Core names them (`--recompute-modules`); `core_attn` runs CORE again, where that has scores.
 MODULES = {
     "layernorm": Module(frozenset({"norm"}), frozenset({"qkv", "latent", "up", "shared up", "router"})),
     "mla_up_proj": Module(frozenset({"latent up", "latent rope"}), frozenset({"attention"})),
@@ -58,8 +59,8 @@ def run_again(
         case "full":
             return tuple(piece.forward for piece in pieces)
         case "selective":
-            names, core = _together(modules).again, "core_attn" in modules
-            return tuple(piece.forward for piece in pieces if piece.name in names or (core and piece.core_bytes))
+            core = CORE if "core_attn" in modules and any(piece.core_bytes for piece in pieces) else frozenset[str]()
+            return tuple(piece.forward for piece in pieces if piece.name in core | _together(modules).again)
         case "selective-op":
             return tuple(piece.forward for piece in pieces if piece.kind == "pointwise")
         case "selective-op-alternate":

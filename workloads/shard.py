@@ -133,7 +133,7 @@ class Shard:
     @property
     def window(self) -> int:
         """Keys that a query of the layer sees, where that is fewer than there are; else 0."""
-        return self.model.window if self.model.window < self.sequence else 0
+        return self.model.window if self.model.window < self.core_sequence else 0
 
     @property
     def heads(self) -> int:
@@ -144,6 +144,26 @@ class Shard:
     def kv_heads(self) -> int:
         """Heads of keys and values on this rank; replicated where there are fewer than ranks."""
         return max(self.model.kv_heads // self.layout.tp, 1)
+
+    @property
+    def exchanges_heads(self) -> bool:
+        """Whether context-parallel ranks have the whole sequence for some of the heads while attention runs."""
+        return self.layout.cp > 1 and self.layout.context_mode == "all_to_all"
+
+    @property
+    def core_sequence(self) -> int:
+        """Tokens of a sequence whose queries are on this rank while attention runs."""
+        return self.training.seq_len if self.exchanges_heads else self.sequence
+
+    @property
+    def core_heads(self) -> int:
+        """Query heads on this rank while attention runs."""
+        return self.heads // self.layout.cp if self.exchanges_heads else self.heads
+
+    @property
+    def core_kv_heads(self) -> int:
+        """Heads of keys and values on this rank while attention runs."""
+        return self.kv_heads // self.layout.cp if self.exchanges_heads else self.kv_heads
 
     @property
     def ffn(self) -> int:

@@ -45,6 +45,7 @@ class Kernels:
     quantise_rows: tuple[str, ...] = ("quantize_fp8_rows",)  # with a scale for each row
     quantise_columns: tuple[str, ...] = ("quantize_fp8_columns",)  # likewise along the other dimension, transposed
     merge: tuple[str, ...] = ("add",)  # of a block of ring attention into what is there; fused at best
+    exchanged: tuple[str, ...] = ("copy",)  # before and behind the all-to-alls of context parallelism
     gathered: tuple[str, ...] = ()  # behind an all-gather and before a reduce-scatter of tensor parallelism
     route: tuple[str, ...] = ("softmax",)  # over the router's scores, in fp32
     permute: tuple[str, ...] = ("gather_rows",)  # tokens, once for each of their experts, in the order of ranks

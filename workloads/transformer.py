@@ -8,7 +8,7 @@ from dataclasses import replace
 from workloads import experts
 from workloads.attention import core
 from workloads.linear import linear
-from workloads.parallelism import tensor
+from workloads.parallelism import context, tensor
 from workloads.pieces import Piece, kernel_work, pointwise
 from workloads.shard import Shard
 
@@ -48,7 +48,7 @@ def _attention_half(shard: Shard) -> tuple[Piece, ...]:
         _norm(shard),
         *(_latent(shard) if model.kv_rank else _projected(shard, biased=biased)),
         *rope,
-        core(shard),
+        *context.exchanged(shard, core(shard)),
         tensor.row(shard, out),
         _residual(shard),
     )

@@ -112,6 +112,8 @@ def _layout_words(result: Result) -> Iterator[str]:
     layout = result.job.layout
     yield f"dp {layout.dp} x tp {layout.tp} x pp {layout.pp}"
     yield from (f"x {key} {getattr(layout, key)}" for key in ("cp", "ep") if getattr(layout, key) > 1)
+    if layout.cp > 1 and layout.context_mode != "ring":
+        yield f"(context {layout.context_mode})"
     exchange = [layout.expert_mode] * result.job.shard().sends_once + ["overlapped"] * layout.expert_overlap
     if exchange:
         yield f"({', '.join(exchange)})"

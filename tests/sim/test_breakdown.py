@@ -101,7 +101,13 @@ def test_tensor_parallel_ranks_of_one_replica_expose_no_gradients(how):
 
 
 @pytest.mark.parametrize(
-    ("dimension", "layout"), [("tp", {"tp": 2, "sequence_parallel": True}), ("cp", {"cp": 2}), ("pp", {"pp": 2})]
+    ("dimension", "layout"),
+    [
+        ("tp", {"tp": 2, "sequence_parallel": True}),
+        ("cp", {"cp": 2}),
+        ("cp", {"cp": 2, "context_mode": "all_to_all"}),
+        ("pp", {"pp": 2}),
+    ],
 )
 def test_communication_is_exposed_where_there_is_some(dimension, layout):
     assert f"exposed {dimension}" in parts_of(OVERLAPS["nothing"], **layout)

@@ -205,6 +205,13 @@ def test_a_row_may_say_how_experts_get_their_rows():
     assert "layout.expert_mode" in reason(**DEEPSEEK | {"expert_mode": "by post"})
 
 
+def test_a_row_may_say_how_ranks_share_a_sequence():
+    llama = {"family": "llama", "cp": "2", "stack": "megatron-core"}
+    assert job(**llama).layout.context_mode == "ring"
+    assert job(**llama, context_mode="all_to_all").layout.context_mode == "all_to_all"
+    assert "layout.context_mode: no mode 'by post'" in reason(**llama, context_mode="by post")
+
+
 def test_recomputation_that_a_source_leaves_open_is_the_least_that_fits():
     roomy, tight = described(ROW | LARGE | {"gpus": "64", "zero": "1"}), described(ROW | LARGE | {"device": "h200-sxm"})
     assert roomy.assumed == tight.assumed == ("recompute = none",)

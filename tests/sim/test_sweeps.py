@@ -120,6 +120,11 @@ def test_a_blank_degree_is_one():
     assert found(*four()[:3], (LAYOUTS[0] | {"vp": "1"}, 1.0, 1.0)) == []
 
 
+def test_ranks_that_share_a_sequence_in_another_way_are_another_layout():
+    assert found(*four()[:3], (LAYOUTS[0] | {"context_mode": "ring"}, 1.0, 1.0)) == []
+    assert found(*four()[:3], (LAYOUTS[0] | {"context_mode": "all_to_all"}, 1.0, 1.0)) != []
+
+
 def test_a_summary_weights_tau_by_layouts():
     """(4 x 1 + 8 x 0.5) / 12; regrets 0 and 10 %."""
     each = [

@@ -26,6 +26,7 @@ def faults(layout: Layout, training: Training = TRAINING, model=GPT) -> tuple[st
         Layout(pp=2, zero=2),
         Layout(dp=8, zero=3, zero_group=4),
         Layout(cp=4, context_mode="all_gather"),
+        Layout(tp=2, cp=4, context_mode="all_to_all"),
         Layout(dp=2, pp=4, schedule="gpipe"),
         Layout(dp=2, pp=2, vp=4, tp=2, cp=2, zero=1, zero_group=2, sequence_parallel=True),
         Layout(pp=5),  # 8 + 2 layers

@@ -159,6 +159,14 @@ def test_windows_under_context_parallelism_are_refused():
         check(EVERY_OTHER, job.layout, job.training)
 
 
+def test_ranks_that_exchange_heads_see_windows_of_the_whole_sequence():
+    """A window of 48 of 64 tokens, 32 of which are on each of two ranks."""
+    model = replace(LLAMA, window=48)
+    whole, shared = (attentions(model, cp=cp, context_mode="all_to_all") for cp in (1, 2))
+    assert whole == shared
+    assert {window for window, _ in shared} == {48}
+
+
 @pytest.mark.parametrize(
     ("sizes", "fault"),
     [
