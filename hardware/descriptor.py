@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails, SchemaValidator
 T = TypeVar("T")
 
 _UNKNOWN_KEY = {"extra_forbidden", "unexpected_keyword_argument"}
+_NO_TABLE = {"dataclass_type", "dict_type", "mapping_type"}
 _MISSING = {"missing", "missing_argument", "missing_keyword_only_argument"}
 _PLAIN_TYPES = {"int", "float", "str", "bool"}
 _BOUND_WORDS = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
@@ -130,7 +131,15 @@ def _fault(kind: type[Any], detail: ErrorDetails) -> str:
     if detail["type"] == "value_error":
         said = message.removeprefix("Value error, ")
         return "\n".join(f"{key}: {line}" if key else line for line in said.splitlines())
+    if detail["type"] in _NO_TABLE:
+        return f"{key} = {_brief(detail['input'])}: {_table_wanted(kind, detail)}"
     return f"{key} = {_brief(detail['input'])}: {message.removeprefix('Input ')}"
+
+
+def _table_wanted(kind: type[Any], detail: ErrorDetails) -> str:
+    """What to write in place of a single value: the table that it belongs to, by name where it has one."""
+    named = isinstance(detail["input"], str) and "name" in _keys_at(kind, detail["loc"])
+    return f"should be a table: [{_key(detail)}]" + (f", with name = {_brief(detail['input'])}" if named else "")
 
 
 def _key(detail: ErrorDetails) -> str:

@@ -124,6 +124,14 @@ def test_all_faults_of_form_and_names_come_at_once(tmp_path: Path):
         assert part in found
 
 
+def test_a_name_in_place_of_a_table_is_answered_with_the_table(tmp_path: Path):
+    text = JOB.replace('[model]\nname = "gpt-3-175b"', "")
+    with pytest.raises(DescriptorError) as caught:
+        read_job(written(tmp_path, f'model = "gpt-3-175b"\nlayout = 8\n{text.replace("[layout]", "[other]")}'))
+    assert "model = 'gpt-3-175b': should be a table: [model], with name = 'gpt-3-175b'" in caught.value.faults
+    assert "layout = 8: should be a table: [layout]" in caught.value.faults
+
+
 def test_inconsistencies_come_at_once(path: Path):
     settings = ["layout.tp=7", "training.precision=fp8", "training.global_batch=3", "training.micro_batch=2"]
     with pytest.raises(WorkloadError) as error:
