@@ -20,7 +20,7 @@ from calibration.cost.learned_family import FamilyModel
 from calibration.cost.learned_features import coordinates, family_of, group_of
 from calibration.cost.learned_kriging import Covariance
 from calibration.cost.learned_spread import Spread, errors_on
-from calibration.cost.learned_training import Sample, Training, best_settings, by_device, fitted, training_rows
+from calibration.cost.learned_training import Sample, Training, by_device, learned, training_rows
 from calibration.cost.physics import Physics
 from calibration.cost.rates import Floats
 from calibration.fit_draw import FEWEST_ROWS, as_bursts, measured_draw, unlike
@@ -151,8 +151,7 @@ def _family(family: str, members: Sequence[Sample], grid: Sequence[Settings | Co
     ops = [sample.op for sample in members]
     groups = tuple(sorted({group_of(op) for op in ops}))
     training = training_rows(family, members, groups)
-    settings, unseen = best_settings(training, len(groups), grid)
-    curve, shapes = fitted(training, settings, len(groups))
+    settings, unseen, curve, shapes = learned(training, len(groups), grid)
     residuals = training.target - unseen
     size = np.log2(training.base_s)
     spread = Spread.of(residuals, size, training.groups, len(groups))

@@ -83,17 +83,37 @@ def shape_of(op: ComputeOp) -> tuple[object, ...]:
     return op.op, op.rows, op.cols
 
 
-def best_settings(
-    training: Training, count: int, grid: Sequence[Settings | Covariance]
-) -> tuple[Settings | Covariance, Floats]:
-    """The settings with the least mean absolute error on the first fold, unseen, and what they say of every fold."""
+class Learning(NamedTuple):
+    """What is learned of a family.
+
+    Args:
+        settings: with the least mean absolute error on the first fold, unseen.
+        unseen: what they say of every fold by a model of the others.
+        curve: of all rows, as are the shapes.
+    """
+
+    settings: Settings | Covariance
+    unseen: Floats
+    curve: Floats
+    shapes: Trees | Kriging
+
+
+def learned(training: Training, count: int, grid: Sequence[Settings | Covariance]) -> Learning:
+    """By the best of some settings; the models of all rows and of the folds are made beside each other."""
     with ThreadPoolExecutor(THREADS) as threads:  # scikit-learn grows trees outside the interpreter's lock
-        tries = list(threads.map(lambda settings: _unseen(training, settings, 0, count), grid))
-        away = training.folds == 0
-        errors = [float(np.abs(training.target - said)[away].sum()) for said in tries]
-        best = errors.index(min(errors))
-        others = threads.map(lambda fold: _unseen(training, grid[best], fold, count), range(1, FOLDS))
-        return grid[best], np.sum([tries[best], *others], axis=0)
+        tries = [threads.submit(_unseen, training, settings, 0, count) for settings in grid]
+        best = _least([found.result() for found in tries], training) if len(grid) > 1 else 0
+        whole = threads.submit(fitted, training, grid[best], count)
+        others = [threads.submit(_unseen, training, grid[best], fold, count) for fold in range(1, FOLDS)]
+        unseen = np.sum([found.result() for found in (tries[best], *others)], axis=0)
+        return Learning(grid[best], unseen, *whole.result())
+
+
+def _least(tries: Sequence[Floats], training: Training) -> int:
+    """The place of the try with the least error on the first fold."""
+    away = training.folds == 0
+    errors = [float(np.abs(training.target - said)[away].sum()) for said in tries]
+    return errors.index(min(errors))
 
 
 def _unseen(training: Training, settings: Settings | Covariance, fold: int, count: int) -> Floats:
