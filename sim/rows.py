@@ -47,6 +47,19 @@ NVL72_GPUS = 72
 Row = Mapping[str, str]
 
 
+# Words of sources on overlap, and what they say of a stack's `[overlap]`: first what was on, then what was off.
+OVERLAP_WORDS: Mapping[str, Mapping[str, Any]] = {
+    r"async tp|tp_comm_overlap=(true|1)": {"tensor": True},
+    r"\boverlapped grad(ient)? all-reduce|overlap_grad_reduce=(true|1)": {"gradients": "backward"},
+    r"overlap_param_gather=(true|1)": {"parameters": True},
+    r"no tp overlap|tp overlap.* disabled|tp_comm_overlap=(false|0)": {"tensor": False},
+    r"no dp overlap|dp overlap.* disabled|all-reduce[^;]*not overlapped": {"gradients": "none", "parameters": False},
+    r"overlap_grad_reduce=(false|0)": {"gradients": "none"},
+    r"overlap_param_gather=(false|0)": {"parameters": False},
+    r"no p2p overlap|p2p overlap.* disabled": {"pipeline": "none"},
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Described:
     """A job, and what its source leaves open as it was filled in: `recompute = none`, `zero = 1`."""
@@ -158,24 +171,14 @@ def _yes(row: Row, column: str, *, usual: bool = False) -> bool:
 
 
 def _stack(row: Row) -> Stack:
-    """The stack of the row, less the overlap that its source says was off."""
+    """The stack of the row, with the overlap that its source says was on, and less what it says was off."""
     if row["stack"] and row["stack"] not in stacks():
         raise SkippedRowError(unknown("stack", row["stack"], stacks()))
     found, words = stack(row["stack"] or UNSTATED_STACK), (row.get("overlap") or "").lower()
-    off: dict[str, Any] = {}
-    if _is_off("tp", words):
-        off |= {"tensor": False}
-    if _is_off("dp", words):
-        off |= {"gradients": "none", "parameters": False}
-    if _is_off("p2p", words):
-        off |= {"pipeline": "none"}
-    return replace(found, overlap=replace(found.overlap, **off))
-
-
-def _is_off(what: str, words: str) -> bool:
-    """Whether words such as `no DP overlap`, `TP overlap, DP overlap disabled`, `TP_COMM_OVERLAP=False` say so."""
-    listed = f"{what} overlap" in words and "disabled" in words
-    return listed or re.search(rf"no {what} overlap|{what}_comm_overlap=(false|0)", words) is not None
+    said: dict[str, Any] = {}
+    for pattern, entries in OVERLAP_WORDS.items():
+        said |= entries if re.search(pattern, words) else {}
+    return replace(found, overlap=replace(found.overlap, **said))
 
 
 def _cluster(row: Row) -> Cluster:

@@ -123,22 +123,40 @@ def test_cells_mean_what_they_say_and_blanks_the_usual(cells, read):
     assert read(job(**cells))
 
 
+OFF = {"tensor": False, "gradients": "none", "parameters": False, "pipeline": "none"}
+
+
 @pytest.mark.parametrize(
     ("words", "off"),
     [
         ("", ()),
         ("TP_COMM_OVERLAP=True OVERLAP_GRAD_REDUCE=", ()),
         ("TP_COMM_OVERLAP=False OVERLAP_GRAD_REDUCE=", ("tensor",)),
+        ("OVERLAP_GRAD_REDUCE=0 OVERLAP_PARAM_GATHER=1", ("gradients",)),
+        ("OVERLAP_GRAD_REDUCE=True OVERLAP_PARAM_GATHER=False", ("parameters",)),
         ("no TP overlap", ("tensor",)),
         ("DeepSpeed PipelineEngine, no DP overlap", ("gradients", "parameters")),
+        ("DDP-impl local (all-reduce at end, not overlapped)", ("gradients", "parameters")),
         ("TP overlap, p2p overlap, DP overlap all disabled", ("tensor", "pipeline", "gradients", "parameters")),
     ],
 )
 def test_what_a_source_says_was_not_overlapped_is_not(words, off):
     now, usual = job(stack="nemo", overlap=words).stack.overlap, job(stack="nemo").stack.overlap
-    assert [key for key in asdict(usual) if getattr(now, key) != getattr(usual, key)] == [
-        key for key in asdict(usual) if key in off
-    ]
+    assert asdict(now) == asdict(usual) | {key: OFF[key] for key in off}
+
+
+@pytest.mark.parametrize(
+    ("words", "on"),
+    [
+        ("FSDP2 prefetch; async TP", {"tensor": True}),
+        ("TP_COMM_OVERLAP=1", {"tensor": True}),
+        ("DDP-impl torch (overlapped grad all-reduce)", {"gradients": "backward"}),
+        ("OVERLAP_GRAD_REDUCE=True OVERLAP_PARAM_GATHER=True", {"gradients": "backward", "parameters": True}),
+    ],
+)
+def test_what_a_source_says_was_overlapped_is(words, on):
+    now, usual = (job(stack="megatron-lm-2020", overlap=each).stack.overlap for each in (words, ""))
+    assert asdict(now) == asdict(usual) | on
 
 
 @pytest.mark.parametrize("family", ["cnn", "", "GPT"])
