@@ -14,7 +14,8 @@ from sim.job import Job
 from sim.row_model import model_of
 from sim.usual import least_that_fits, limits_nodes
 from workloads.errors import WorkloadError, unknown
-from workloads.layout import ContextMode, ExpertMode, Layout, Training
+from workloads.layout import UNSET, ContextMode, ExpertMode, Layout, Training
+from workloads.schedules import schedule, schedules
 from workloads.stack import Stack
 
 REQUIRED = (
@@ -105,7 +106,13 @@ def _described(row: Row) -> Described:
         job = least_that_fits(job)
     filled = {"zero_stage_or_fsdp": f"zero = {job.layout.zero}", "recompute": f"recompute = {job.training.recompute}"}
     assumed = [words for name, words in filled.items() if name in open_inputs]
-    return Described(job=job, assumed=(*assumed, *(["expert_mode = deduplicated"] if once else [])))
+    assumed += ["expert_mode = deduplicated"] if once else []
+    assumed += [] if _is_priced(_optimizer(row)) else ["optimizer = adamw"]
+    return Described(job=job, assumed=tuple(assumed))
+
+
+def _is_priced(optimizer: str) -> bool:
+    return not optimizer or "adam" in optimizer or "sgd" in optimizer
 
 
 def _open_inputs(row: Row) -> frozenset[str]:
@@ -131,8 +138,29 @@ def _training(row: Row) -> Training:
         micro_batch=whole(row, "micro_batch"),
         precision=row["precision"],
         recompute=row["recompute"] or "none",
+        optimizer="sgd" if "sgd" in _optimizer(row) else "adamw",
         task="lora" if _adapters(row) else "pretrain",
     )
+
+
+def _optimizer(row: Row) -> str:
+    return (row.get("optimizer") or "").lower()
+
+
+def _schedule(row: Row, pp: int) -> str:
+    """GPipe where the source says so; 1F1B and interleaving follow from the chunks of a stage (`vp`)."""
+    word = (row.get("schedule") or "").partition("(")[0].strip()
+    if word in ("", *UNSET) or pp == 1:
+        return "auto"
+    names = {_plain(each): name for name in schedules() for each in (name, schedule(name).WORD)}
+    if _plain(word) not in names:
+        raise SkippedRowError(unknown("schedule", word, [schedule(name).WORD for name in schedules()]))
+    return "gpipe" if names[_plain(word)] == "gpipe" else "auto"
+
+
+def _plain(word: str) -> str:
+    """Sources write `interleaved 1F1B`, `Interleaved1F1B` and `interleaved-1F1B`."""
+    return re.sub(r"[\s_-]", "", word).lower()
 
 
 def _layout(row: Row, tp: int) -> Layout:
@@ -158,6 +186,7 @@ def _layout(row: Row, tp: int) -> Layout:
         expert_overlap=_yes(row, "expert_overlap"),
         zero=zero,
         zero_group=whole(row, "zero_group", 0) if zero else 0,
+        schedule=_schedule(row, pp),
         sequence_parallel=sequence_parallel and tp > 1,
     )
 

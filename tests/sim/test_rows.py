@@ -13,6 +13,7 @@ from sim.rows import NVL72_GPUS, REQUIRED, UNSTATED_STACK, described, job_of
 from sim.step import simulate
 from workloads.catalog import model as catalogued
 from workloads.errors import WorkloadError
+from workloads.schedules import schedule
 
 # A run of a small GPT on two nodes of A100.
 ROW = {
@@ -121,6 +122,40 @@ MEANINGS: list[tuple[dict[str, str], Callable[[Job], object]]] = [
 @pytest.mark.parametrize(("cells", "read"), MEANINGS, ids=[str(cells) for cells, _ in MEANINGS])
 def test_cells_mean_what_they_say_and_blanks_the_usual(cells, read):
     assert read(job(**cells))
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("GPipe", "gpipe"),
+        ("1F1B (DeepSpeed)", "one_f_one_b"),
+        ("Interleaved-1F1B", "one_f_one_b"),
+        ("none", "one_f_one_b"),
+    ],
+)
+def test_a_schedule_that_a_source_names_is_played(word, name):
+    """Interleaving needs chunks, and this row has one for each stage."""
+    found = job(pp="8", schedule=word).layout
+    assert schedule(found.schedule_name) is schedule(name)
+
+
+def test_a_schedule_that_is_not_covered_is_skipped():
+    assert "ZB-H1" in reason(pp="8", schedule="ZB-H1")
+    assert job(pp="1", schedule="ZB-H1").layout.schedule == "auto"
+
+
+@pytest.mark.parametrize(
+    ("word", "optimizer", "assumed"),
+    [
+        ("Adam (apex FusedAdam)", "adamw", ()),
+        ("SGD", "sgd", ()),
+        ("", "adamw", ()),
+        ("LAMB", "adamw", ("optimizer = adamw",)),
+    ],
+)
+def test_an_optimizer_without_a_price_is_taken_for_adamw_and_that_is_said(word, optimizer, assumed):
+    found = described(ROW | {"optimizer": word})
+    assert (found.job.training.optimizer, found.assumed) == (optimizer, assumed)
 
 
 OFF = {"tensor": False, "gradients": "none", "parameters": False, "pipeline": "none"}
