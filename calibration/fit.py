@@ -215,8 +215,7 @@ def _level(family: str, training: Training, count: int) -> Floats:
     it says nothing. Kernels bound by memory have none: their small sizes are mostly the start of a kernel, which says
     nothing of the large ones (docs/models/learned-prices.md#domain).
     """
-    members = [training.target[training.groups == group] for group in range(count)]
-    return np.array([_shared(rows) if family in LEVELLED else 0.0 for rows in members])
+    return np.array([_shared(rows) if family in LEVELLED else 0.0 for rows in training.targets(count)])
 
 
 def _shared(rows: Floats) -> float:
@@ -226,8 +225,7 @@ def _shared(rows: Floats) -> float:
 
 
 def _limits(training: Training, count: int) -> Floats:
-    members = [training.target[training.groups == group] for group in range(count)]
-    return np.array([(rows.min() - LIMIT_MARGIN, rows.max() + LIMIT_MARGIN) for rows in members])
+    return np.array([(rows.min() - LIMIT_MARGIN, rows.max() + LIMIT_MARGIN) for rows in training.targets(count)])
 
 
 def fingerprint(device: Device) -> str:

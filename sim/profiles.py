@@ -19,11 +19,7 @@ def cost_model(
 ) -> CostModel:
     """Prices in bursts, or with `sustained` in long runs of one kernel. Raises ProfileError."""
     found = None if physics else given(profile) if profile else profiles.profile_for(device.name)
-    if found is None:
-        return Physics(sustained=sustained)
-    from calibration.cost.learned import Learned  # noqa: PLC0415 - a device without a profile must not pay for it
-
-    return Learned(profile=found, sustained=sustained)
+    return _learned(found, sustained=sustained) if found else Physics(sustained=sustained)
 
 
 def given(path: Path) -> Profile:
@@ -35,9 +31,20 @@ def model_of(profile: Profile | None, device: Device, *, sustained: bool = False
     """Prices of a profile where it is one of this device; None where the usual prices stand."""
     if profile is None or device.name not in profile.devices:
         return None
-    from calibration.cost.learned import Learned  # noqa: PLC0415 - as above
+    return _learned(profile, sustained=sustained)
+
+
+def _learned(profile: Profile, *, sustained: bool) -> CostModel:
+    from calibration.cost.learned import Learned  # noqa: PLC0415 - a device without a profile must not pay for it
 
     return Learned(profile=profile, sustained=sustained)
+
+
+def given_for(path: Path, devices: Iterable[str]) -> Profile:
+    """The profile that a person names for these devices; raises ProfileError if it is of none of them."""
+    profile = given(path)
+    check_device(profile, path, devices)
+    return profile
 
 
 def check_device(profile: Profile, path: Path, devices: Iterable[str]) -> None:
@@ -49,11 +56,7 @@ def check_device(profile: Profile, path: Path, devices: Iterable[str]) -> None:
 
 def chosen(path: Path | None, device: Device) -> CostModel | None:
     """Prices of the profile at a path, None without one; ProfileError if it is of another device."""
-    if path is None:
-        return None
-    profile = given(path)
-    check_device(profile, path, [device.name])
-    return model_of(profile, device)
+    return None if path is None else model_of(given_for(path, [device.name]), device)
 
 
 def measured(model: CostModel, ops: Sequence[ComputeOp], device: Device) -> NDArray[np.bool_]:

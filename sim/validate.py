@@ -12,7 +12,7 @@ from hardware.descriptor import DescriptorError
 from sim import error_figures, sweeps
 from sim.cells import SkippedRowError, positive
 from sim.error_figures import Record
-from sim.profiles import check_device, given, model_of
+from sim.profiles import given_for, model_of
 from sim.repeats import repeats
 from sim.result import Result
 from sim.rows import REQUIRED, Described, Row, described
@@ -68,11 +68,7 @@ def validate_table(path: Path | None = None, profile: Path | None = None) -> Val
         profile: whose prices the rows of its device get, file or folder; raises ProfileError if there are none.
     """
     rows = read_rows(path or PUBLISHED)
-    if profile is None:
-        return validated(rows)
-    found = given(profile)
-    check_device(found, profile, (row["device"] for row in rows))
-    return validated(rows, found)
+    return validated(rows, given_for(profile, (row["device"] for row in rows)) if profile else None)
 
 
 def validated(rows: Sequence[Row], profile: Profile | None = None) -> Validation:

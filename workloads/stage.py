@@ -1,8 +1,8 @@
 """What one pipeline stage holds and runs: its layers and ends as blocks, its parameters, its activations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain, groupby
 
 from workloads import transformer
@@ -46,13 +46,11 @@ class Blocks:
 
     def exchanging(self, segment: Segment) -> Segment:
         """The pass with the exchanges of experts beside its computation."""
-        for block, _ in segment.blocks:
-            self._exchanging.setdefault(id(block), expert.beside(block))
-        return replace(segment, blocks=tuple((self._exchanging[id(block)], count) for block, count in segment.blocks))
+        return replace(segment, blocks=tuple((self._exchanging(block), count) for block, count in segment.blocks))
 
     @cached_property
-    def _exchanging(self) -> dict[int, Block]:
-        return {}
+    def _exchanging(self) -> Callable[[Block], Block]:
+        return cache(expert.beside)
 
     @cached_property
     def layer(self) -> tuple[Piece, ...]:

@@ -40,6 +40,10 @@ class Training(NamedTuple):
     groups: NDArray[np.intp]
     folds: NDArray[np.intp]
 
+    def targets(self, count: int) -> list[Floats]:
+        """Of each of so many groups."""
+        return [self.target[self.groups == group] for group in range(count)]
+
 
 def training_rows(family: str, members: Sequence[Sample], groups: Sequence[str]) -> Training:
     """Rows in the order given; each device prices its own."""

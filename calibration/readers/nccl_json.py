@@ -1,6 +1,5 @@
 """The JSON of version 3 that nccl-tests writes with `-J`. Its `env` is never looked at: it may hold secrets."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -8,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from calibration.readers.json_table import json_table
 from calibration.readers.kernels import summed
 from calibration.readers.nccl_log import Log, checked_row, op_in
 from calibration.readers.record import Context, Import, ReaderError, skipped
@@ -19,7 +19,7 @@ VERSION = "3"
 
 def read_json(path: Path, content: str, context: Context) -> Import:
     """The rows of a document. Raises ReaderError."""
-    document = _document(path, content)
+    document = json_table(path, content, "was the run killed?")
     if str(document.get("version")) != VERSION:
         raise ReaderError(path, f"version {document.get('version')!r} of the JSON file: known is {VERSION}")
     log = _json_log(path, document, context)
@@ -37,18 +37,6 @@ def read_json(path: Path, content: str, context: Context) -> Import:
         records += [found] if isinstance(found, Measurement) else []
         left_out.update([found] if isinstance(found, str) else [])
     return Import(records=tuple(records), notes=skipped(left_out))
-
-
-def _document(path: Path, content: str) -> dict[str, Any]:
-    try:
-        document = json.loads(content)
-    except json.JSONDecodeError as error:
-        raise ReaderError(path, f"is no valid JSON ({error.msg}): was the run killed?", error.lineno) from None
-    except RecursionError:
-        raise ReaderError(path, "is nested too deeply") from None
-    if not isinstance(document, dict):
-        raise ReaderError(path, "should be a table of keys and values")
-    return document
 
 
 def _json_log(path: Path, document: Mapping[str, Any], context: Context) -> Log:

@@ -4,7 +4,6 @@ For each shape it holds a share of a peak rate, `efficiency = FLOPs / (time x tf
 What the scripts count as FLOPs, and how they take the time, stands in docs/tasks/import-measurements.md.
 """
 
-import json
 import math
 import re
 from collections import Counter
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from calibration.readers.json_table import Pairs, json_table
 from calibration.readers.record import Context, Import, ReaderError, skipped
 from calibration.readers.simumax_shapes import SECTIONS, Cells, Found, Shape
 from calibration.readers.text import text
@@ -32,7 +32,7 @@ def claims(head: str, path: Path) -> bool:
 
 def read(path: Path, context: Context) -> Import:
     """A row for each shape whose efficiency was measured."""
-    document = _document(path)
+    document = json_table(path, text(path), "was it cut off?", _unrepeated)
     accelerator = _table(path, document, "accelerator")
     source = f"SimuMax {document.get('sys_name')}"
     left_out = Counter[str]()
@@ -99,19 +99,7 @@ def _modes(records: Sequence[Measurement]) -> Iterator[str]:
         yield f"{count:,} of the rows are loops of unknown clock (mode loop): nothing is fitted to them"
 
 
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(text(path), object_pairs_hook=_unrepeated)
-    except json.JSONDecodeError as error:
-        raise ReaderError(path, f"is no valid JSON ({error.msg}): was it cut off?", error.lineno) from None
-    except (ValueError, RecursionError) as error:
-        raise ReaderError(path, str(error) or "is nested too deeply") from None
-    if not isinstance(document, dict):
-        raise ReaderError(path, "should be a table of keys and values")
-    return document
-
-
-def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def _unrepeated(pairs: Pairs) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)

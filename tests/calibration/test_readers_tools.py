@@ -119,6 +119,8 @@ class TestNcclTests:
     def test_json_of_a_killed_run_or_another_version_is_refused(self, changed: Changed):
         with pytest.raises(ReaderError, match=r":\d+: is no valid JSON .*killed"):
             read_file(changed("nccl-tests.json", '"out_of_bounds"', ""))
+        with pytest.raises(ReaderError, match="4300 digits"):
+            read_file(changed("nccl-tests.json", '"version": 3', f'"version": {"3" * 5000}'))
         with pytest.raises(ReaderError, match="version 4 of the JSON file"):
             read_file(changed("nccl-tests.json", '"version": 3', '"version": 4'))
         with pytest.raises(ReaderError, match=r"results\[1\]: holds times of the host"):
