@@ -144,13 +144,12 @@ def price(
 ) -> None:
     """Price the rows of a measurement table: adds predicted_s, predicted_low_s, predicted_high_s."""
     from sim.pricing_table import Machines, price_table
-    from sim.profiles import given
     from sim.report.files import write_text
     from sim.report.tables import price_summary
     from sim.report.terminal import show
 
     with bad_input():
-        machines = Machines(device=device, cluster=cluster, profile=given(profile) if profile else None)
+        machines = Machines(device=device, cluster=cluster, profile=profile)
         priced = price_table(path, machines, sustained=sustained)
         if output:
             write_text(output, priced.text())

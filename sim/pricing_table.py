@@ -22,7 +22,7 @@ from hardware.descriptor import DescriptorError
 from hardware.types import Cluster, Device
 from sim.machine import usual_cluster
 from sim.message_price import message_prices
-from sim.profiles import cost_model, model_of
+from sim.profiles import cost_model, given_for, model_of
 from sim.result import NINETY_PERCENT
 from sim.table_rows import Row, SkippedError, compute_op, count, family, ops, read_table
 from workloads.errors import unknown
@@ -85,16 +85,18 @@ class PricedTable:
 class Machines:
     """A device for all rows, or each row's own; a cluster for collectives, or the device's usual one.
 
-    Rows of the device of `profile` get its prices.
+    Rows of the device of `profile`, a file or its folder, get its prices.
     """
 
     device: str = ""
     cluster: str = ""
-    profile: Profile | None = None
+    profile: Path | None = None
 
 
 def price_table(path: Path, machines: Machines, *, sustained: bool = False) -> PricedTable:
     """Price every row of a CSV file; raises DescriptorError with all faults of the table or the names.
+
+    Raises ProfileError for a profile that no row is priced with.
 
     Prices are those of the device's profile where there is one. A row with `mode` sustained is priced in a long run.
     """
@@ -102,7 +104,8 @@ def price_table(path: Path, machines: Machines, *, sustained: bool = False) -> P
     needed = ("op",) if machines.device else ("op", "device")
     columns, rows = read_table(path, needed)
     named = [row | {"device": machines.device or row["device"]} for row in rows]
-    outcomes = _outcomes(named, machines, sustained=sustained)
+    profile = given_for(machines.profile, (_device_name(row) for row in named)) if machines.profile else None
+    outcomes = _outcomes(named, machines.cluster, profile, sustained=sustained)
     kept = [row | _cells(outcome) for row, outcome in zip(named, outcomes, strict=True)]
     return PricedTable(columns=tuple(dict.fromkeys((*columns, "device", *ADDED))), rows=kept)
 
@@ -135,14 +138,14 @@ def _statistics(errors: Sequence[float]) -> dict[str, Any]:
     return {"n": len(errors), "median": median(sizes), "mean": fmean(sizes), "bias": fmean(errors)}
 
 
-def _outcomes(rows: Sequence[Row], machines: Machines, *, sustained: bool) -> list[Outcome]:
+def _outcomes(rows: Sequence[Row], cluster: str, profile: Profile | None, *, sustained: bool) -> list[Outcome]:
     """Of every row, in order; ops that share a device and a data type are priced in one call."""
     outcomes: list[Outcome] = [""] * len(rows)
     batches: dict[tuple[object, ...], list[tuple[int, Any]]] = {}
     calls: dict[tuple[object, ...], Callable[[list[Any]], list[Pricing]]] = {}
     for index, row in enumerate(rows):
         try:
-            key, op, call = _request(row, machines, sustained=sustained or row.get("mode") == "sustained")
+            key, op, call = _request(row, cluster, profile, sustained=sustained or row.get("mode") == "sustained")
             batches.setdefault(key, []).append((index, op))
             calls.setdefault(key, call)
         except SkippedError as error:
@@ -163,14 +166,14 @@ def _tried(call: Callable[[list[Any]], list[Pricing]], batch: list[Any]) -> Sequ
 Request = tuple[tuple[object, ...], ComputeOp | CommunicationOp, Callable[[list[Any]], list[Pricing]]]
 
 
-def _request(row: Row, machines: Machines, *, sustained: bool) -> Request:
+def _request(row: Row, cluster: str, profile: Profile | None, *, sustained: bool) -> Request:
     """(what it can be priced together with, the op, how to price such ops); raises SkippedError."""
     device, kind = _device(row["device"]), family(row["op"])
-    model = partial(_model, machines.profile, device)
+    model = partial(_model, profile, device)
     if not kind:
         raise SkippedError(unknown("op", row["op"], ops()))
     if kind == "collective":
-        machine = _machine(row, machines.cluster or _usual_cluster(device.name))
+        machine = _machine(row, cluster or _usual_cluster(device.name))
         if machine.device.name != device.name:
             raise SkippedError(f"{machine.name} has {machine.device.name}, not {device.name}")
         return (machine.name, machine.nodes), _message(row, machine), lambda batch: _messages(batch, machine, model())
@@ -204,6 +207,14 @@ def _device(name: str) -> Device:
         return catalog.device(name)
     except DescriptorError as error:
         raise SkippedError("; ".join(error.faults)) from None
+
+
+def _device_name(row: Row) -> str:
+    """As its description calls it; one that is unknown, as the row does."""
+    try:
+        return _device(row["device"]).name
+    except SkippedError:
+        return row["device"]
 
 
 def _usual_cluster(device: str) -> str:

@@ -75,6 +75,10 @@ def test_a_profile_of_another_device_is_told(hot: Path, tmp_path: Path):
     done = run("validate", table(tmp_path / "a100.csv", row(id="old")), "--profile", hot)
     assert done.exit_code == 2
     assert "is of h100-sxm; priced is a100-sxm-80g" in done.output
+    (tmp_path / "shapes.csv").write_text(TABLE, "utf-8")
+    done = run("price", tmp_path / "shapes.csv", "--device", "h200-sxm", "--profile", hot)
+    assert done.exit_code == 2
+    assert "is of h100-sxm; priced is h200-sxm" in done.output
     done = run("run", "examples/korthikanti-175b.toml", "--profile", hot)
     assert done.exit_code == 2
     assert "is of h100-sxm" in done.output
