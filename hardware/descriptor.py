@@ -22,9 +22,9 @@ T = TypeVar("T")
 _UNKNOWN_KEY = {"extra_forbidden", "unexpected_keyword_argument"}
 _NO_TABLE = {"dataclass_type", "dict_type", "mapping_type"}
 _MISSING = {"missing", "missing_argument", "missing_keyword_only_argument"}
-_PLAIN_TYPES = {"int", "float", "str", "bool"}
+_PLAIN_TYPES = {"int", "float", "str", "bool", "date"}
 _BOUND_WORDS = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
-_TYPE_WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
+_TYPE_WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "date": "a date"}
 
 
 class DescriptorError(ValueError):

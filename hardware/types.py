@@ -6,6 +6,7 @@ their sources; `hardware.descriptor` reads them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -84,6 +85,7 @@ class Device:
 
     Args:
         host_bytes_per_s: between the device and the memory of its host, in each direction, where that is not over PCIe.
+        sold_from: month of the first systems, as its first day.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -104,6 +106,7 @@ class Device:
     power_limit_w: Positive
     links: Mapping[str, Positive]
     host_bytes_per_s: Positive | None = None
+    sold_from: date | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

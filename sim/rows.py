@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cache
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from sim.catalog import stack, stacks
 from sim.cells import SkippedRowError, positive, whole
 from sim.job import Job
 from sim.row_model import model_of
-from sim.usual import least_that_fits, limits_nodes
+from sim.usual import least_that_fits, limits_nodes, release
 from workloads.errors import WorkloadError, unknown
 from workloads.layout import UNSET, ContextMode, ExpertMode, Layout, Training
 from workloads.schedules import schedule, schedules
@@ -72,7 +73,8 @@ class Described:
 def described(row: Row) -> Described:
     """The job that a row describes; raises SkippedRowError with the reason if it is not one.
 
-    Where the source does not say (`missing_inputs`), ZeRO is the stack's usual one and recomputation, or offloading in
+    A stack of several releases is that of the day of the run (`date`), or of the usual day for its device. Where the
+    source does not say (`missing_inputs`), ZeRO is the stack's usual one and recomputation, or offloading in
     its place, the least that fits into the memory of the device. Nothing is chosen by what was measured.
     """
     try:
@@ -106,6 +108,7 @@ def _described(row: Row) -> Described:
         job = least_that_fits(job)
     filled = {"zero_stage_or_fsdp": f"zero = {job.layout.zero}", "recompute": f"recompute = {job.training.recompute}"}
     assumed = [words for name, words in filled.items() if name in open_inputs]
+    assumed += [f"stack = {made.name}"] if made.name != (row["stack"] or made.name) and not row.get("date") else []
     assumed += ["expert_mode = deduplicated"] if once else []
     assumed += [] if _is_priced(_optimizer(row)) else ["optimizer = adamw"]
     return Described(job=job, assumed=tuple(assumed))
@@ -203,11 +206,21 @@ def _stack(row: Row) -> Stack:
     """The stack of the row, with the overlap that its source says was on, and less what it says was off."""
     if row["stack"] and row["stack"] not in stacks():
         raise SkippedRowError(unknown("stack", row["stack"], stacks()))
-    found, words = stack(row["stack"] or UNSTATED_STACK), (row.get("overlap") or "").lower()
+    named, words = stack(row["stack"] or UNSTATED_STACK), (row.get("overlap") or "").lower()
+    found = stack(release(named, hardware.device(row["device"]), _date(row)))
     said: dict[str, Any] = {}
     for pattern, entries in OVERLAP_WORDS.items():
         said |= entries if re.search(pattern, words) else {}
     return replace(found, overlap=replace(found.overlap, **said))
+
+
+def _date(row: Row) -> date | None:
+    """The day of the run, the first one of its month where only that is given."""
+    text = row.get("date") or ""
+    try:
+        return date.fromisoformat(f"{text}-01" if len(text) == len("2024-12") else text) if text else None
+    except ValueError:
+        raise SkippedRowError(f"date = {text!r}: a month as in 2024-12, or a day as in 2024-12-31, is needed") from None
 
 
 def _cluster(row: Row) -> Cluster:

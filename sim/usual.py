@@ -1,17 +1,29 @@
-"""What is usual where the source of a run leaves it open: recomputation, offloading, the exchange of experts.
+"""What is usual where the source of a run leaves it open: release, recomputation, offloading, exchange of experts.
 
 Nothing here knows what was measured (docs/tasks/validate.md, what is assumed).
 """
 
 from dataclasses import replace
+from datetime import date, timedelta
 
+from hardware.types import Device
 from sim.cells import SkippedRowError
 from sim.job import Job
 from sim.memory import peak_memory
 from sim.step import simulate
 from workloads.layout import missing_module
+from workloads.stack import Stack
 
+# How long a device has been sold when a run on it is published, in the middle (docs/tasks/validate.md, what is assumed)
+PUBLISHED_AFTER = timedelta(days=548)
 OFFLOAD = "offload:N"  # of what a stack tries
+
+
+def release(stack: Stack, device: Device, ran: date | None = None) -> str:
+    """Name of the stack that a run of a software was on: the release of its day, or of the usual day for its device."""
+    day = ran or (device.sold_from and device.sold_from + PUBLISHED_AFTER)
+    past = [(until, name) for name, until in stack.earlier.items() if day and day < until]
+    return min(past)[1] if past else stack.name
 
 
 def least_that_fits(job: Job) -> Job:

@@ -116,7 +116,13 @@ def read_rows(path: Path) -> list[Row]:
         raise DescriptorError(path, [f"columns are missing: {', '.join(missing)}"])
     if not rows:
         raise DescriptorError(path, ["has no rows"])
-    return [{key: value or "" for key, value in row.items() if key} for row in rows]
+    return [{key: _cell(value or "") for key, value in row.items() if key} for row in rows]
+
+
+def _cell(text: str) -> str:
+    """A whole number without a decimal point, which pandas writes for one in a column with blanks."""
+    digits, point, zeros = text.partition(".")
+    return digits if point and digits.isdecimal() and zeros.strip("0") == "" else text
 
 
 def compare(row: Row) -> Record:

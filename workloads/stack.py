@@ -6,6 +6,7 @@ A stack is a TOML file in `stacks/`. Every entry is a fact about the software, t
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
@@ -192,6 +193,9 @@ class Stack:
     # Tried in this order for a run whose source does not say what is run again: the first one that fits. `offload:N`
     # with the smallest N that fits, where that is faster than `full`.
     recompute_tried: tuple[str, ...] = ("none", "selective", "full")
+    earlier: Mapping[str, date] = field(
+        default_factory=dict
+    )  # stack of an earlier release -> until when runs were of it
     pads_vocab_to: int = 1
     fused_softmax_heads: Annotated[int, Gt(0)] = 1  # of all sequences together, a multiple of which the kernel takes
     fused_gradient_accumulation: bool = False

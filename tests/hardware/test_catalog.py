@@ -64,6 +64,11 @@ def test_sources_belong_to_numbers_that_are_there(device: Device):
     assert device.sources.keys() <= {field.name for field in fields(Device)}
 
 
+def test_every_device_is_sold_from_the_first_day_of_a_month_on(device: Device):
+    assert device.sold_from and device.sold_from.day == 1
+    assert "sold_from" in device.sources
+
+
 def test_narrower_formats_are_not_slower(device: Device):
     rates = [device.tensor_flops_per_s[dtype] for dtype in NARROWING if dtype in device.tensor_flops_per_s]
     assert rates == sorted(rates)

@@ -2,6 +2,7 @@ import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -129,6 +130,18 @@ def test_one_bad_value_is_one_fault_that_names_its_key(tmp_path: Path, good: str
     assert says in about[0]
     # A misspelt key is two faults: one key too many, and the right one missing.
     assert len(faults) == 1 + ("no key" in about[0] and "spoke" not in about[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bell:
+    bought: date
+
+
+@pytest.mark.parametrize("bad", [2023, "2023-01-01", 20230101.0])
+def test_a_year_or_a_text_is_no_date(bad: object):
+    assert parse({"bought": date(2023, 1, 1)}, Bell, "bell") == Bell(bought=date(2023, 1, 1))
+    with pytest.raises(DescriptorError, match=r"bell: bought = .*date"):
+        parse({"bought": bad}, Bell, "bell")
 
 
 def test_all_faults_of_a_file_come_at_once(tmp_path: Path):

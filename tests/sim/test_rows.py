@@ -5,12 +5,15 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from hardware import catalog as hardware
+from sim.catalog import stack
 from sim.cells import SkippedRowError
 from sim.job import Job
 from sim.memory import peak_memory
 from sim.row_model import FAMILIES
 from sim.rows import NVL72_GPUS, REQUIRED, UNSTATED_STACK, described, job_of
 from sim.step import simulate
+from sim.usual import release
 from workloads.catalog import model as catalogued
 from workloads.errors import WorkloadError
 from workloads.schedules import schedule
@@ -294,8 +297,39 @@ def test_recipes_of_torchtitan_recompute_by_op_even_where_nothing_had_to_be_run_
 
 
 def test_torchtitan_runs_whole_layers_again_where_recomputation_by_op_does_not_fit():
-    tight = {"device": "h100-sxm", "global_batch": "24", "micro_batch": "3"}
+    tight = {"device": "h100-sxm", "global_batch": "24", "micro_batch": "3", "date": "2026-01"}
     assert described(ROW | RECIPE | tight).assumed == ("recompute = full",)
+
+
+FULL = RECIPE | {"recompute": "full", "missing_inputs": ""}
+
+
+@pytest.mark.parametrize(("device", "name"), [("h100-sxm", "torchtitan-2024"), ("h200-sxm", "torchtitan")])
+def test_a_run_without_a_date_is_of_the_release_of_its_device_s_time(device, name):
+    """H100s were sold from 2023 on, H200s from April 2024; runs are published a year and a half later."""
+    found = described(ROW | FULL | {"device": device})
+    assert found.job.stack.name == name
+    assert found.assumed == ((f"stack = {name}",) if name != "torchtitan" else ())
+
+
+@pytest.mark.parametrize(
+    ("date", "name"),
+    [("2024-12", "torchtitan-2024"), ("2025-05-31", "torchtitan-2024"), ("2025-06-01", "torchtitan")],
+)
+@pytest.mark.parametrize("device", ["h100-sxm", "h200-sxm"])
+def test_a_run_with_a_date_is_of_the_release_of_that_day(date, name, device):
+    found = described(ROW | FULL | {"device": device, "date": date})
+    assert (found.job.stack.name, found.assumed) == (name, ())
+
+
+@pytest.mark.parametrize("date", ["2024", "december", "2024-13", "2024-12-1", "12/2024"])
+def test_a_date_that_is_none_is_said(date):
+    assert f"date = '{date}': a month as in 2024-12" in reason(date=date)
+
+
+def test_the_release_of_a_device_that_nobody_dated_is_today_s():
+    undated = replace(hardware.device("h100-sxm"), sold_from=None)
+    assert release(stack("torchtitan"), undated) == "torchtitan"
 
 
 # Llama 3 70B with FSDP on 64 GB200s.
@@ -333,7 +367,7 @@ def test_a_job_that_fits_with_no_recomputation_at_all_is_skipped():
 
 
 def test_a_stage_of_zero_that_a_source_leaves_open_is_the_stack_s_usual_one():
-    found = described(ROW | {"stack": "torchtitan", "zero": "", "missing_inputs": "zero_stage_or_fsdp"})
+    found = described(ROW | {"stack": "torchtitan-2024", "zero": "", "missing_inputs": "zero_stage_or_fsdp"})
     assert (found.job.layout.zero, found.assumed) == (3, ("zero = 3",))
 
 

@@ -283,6 +283,14 @@ def test_further_columns_and_cells_do_no_harm(path):
     assert len(read_rows(path)) == 2
 
 
+def test_a_whole_number_may_have_a_decimal_point(path):
+    """As pandas writes one in a column with blanks."""
+    table(path, row(kv_heads="8.0", tp="2.0", zero="0.0", step_time_s="0.50", model="GPT 1.5"))
+    (found,) = read_rows(path)
+    assert (found["kv_heads"], found["tp"], found["zero"], found["step_time_s"]) == ("8", "2", "0", "0.50")
+    assert found["model"] == "GPT 1.5"
+
+
 def test_a_short_row_has_blanks(path):
     table(path, row())
     with path.open("a", encoding="utf-8") as file:

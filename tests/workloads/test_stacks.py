@@ -65,6 +65,13 @@ def test_what_it_cannot_offload_it_does_not_try_to(name):
 
 
 @every_stack
+def test_earlier_releases_are_stacks_of_their_own(name):
+    for earlier in stack(name).earlier:
+        assert earlier in stacks()
+        assert not stack(earlier).earlier
+
+
+@every_stack
 def test_every_kernel_stands_in_the_table(name):
     missing = sorted(kernels_of(stack(name)) - set(traffic_table()))
     assert not missing
