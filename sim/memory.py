@@ -22,6 +22,7 @@ from workloads.stage import (
     kinds,
     layer_kept_bytes,
     layer_parameters,
+    matrices_of,
     stage_chunks,
 )
 
@@ -90,7 +91,7 @@ def _pass(blocks: Blocks, chunks: tuple[Chunk, ...]) -> Parts:
     """
     shard = blocks.shard
     parameters = summed(chunk_parameters(shard, chunk) for chunk in chunks)
-    states = _state_bytes(shard, parameters)
+    states = _state_bytes(shard, chunks)
     if shard.gathers_once:
         states["gradients"] = parameters.total * DTYPE_BYTES[data.gradient_dtype(shard)]
     elif not shard.stack.storage.gradients_kept and micro_batches(shard.layout, shard.training) == 1:
@@ -108,7 +109,7 @@ def _update(blocks: Blocks, chunks: tuple[Chunk, ...]) -> Parts:
     shard = blocks.shard
     parameters = summed(chunk_parameters(shard, chunk) for chunk in chunks)
     moving = _reduced_bytes(shard, chunks) + _bucket_bytes(shard, parameters)
-    return {**_state_bytes(shard, parameters), "activations": 0.0, "temporaries": 0.0, "communication": moving}
+    return {**_state_bytes(shard, chunks), "activations": 0.0, "temporaries": 0.0, "communication": moving}
 
 
 def _pools(shard: Shard, passing: Parts, update: Parts) -> float:
@@ -119,14 +120,16 @@ def _pools(shard: Shard, passing: Parts, update: Parts) -> float:
     return others + update["gradients"] + update["communication"]
 
 
-def _state_bytes(shard: Shard, parameters: Parameters) -> Parts:
+def _state_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> Parts:
     """Weights, gradients and optimizer states of one rank."""
     precision, storage, layout = shard.precision, shard.stack.storage, shard.layout
+    parameters = summed(chunk_parameters(shard, chunk) for chunk in chunks)
     width = 4.0 if storage.weight == "fp32" and not precision.pure else DTYPE_BYTES[precision.weight]
     held = shard.held(parameters)
     weights = width * (held if layout.zero == 3 else parameters.total)
     if shard.training.task == "lora":
-        return {"weights": weights, "gradients": 0.0, "optimizer": 0.0}
+        frozen = weights * (1 - _narrow_share(shard, chunks, parameters) * (1 - DTYPE_BYTES[precision.gemm] / width))
+        return {"weights": frozen, "gradients": 0.0, "optimizer": 0.0}
     gradient = DTYPE_BYTES[shard.gradient_dtype(storage.gradient)]
     split = layout.zero == 3 or (layout.zero == 2 and storage.sharded_gradient_buffer)
     master = 4.0 if precision.master and storage.weight == "compute" else 0.0
@@ -137,6 +140,13 @@ def _state_bytes(shard: Shard, parameters: Parameters) -> Parts:
         "gradients": gradient * (held if split else parameters.total),
         "optimizer": held * (master + copy + moments),
     }
+
+
+def _narrow_share(shard: Shard, chunks: tuple[Chunk, ...], parameters: Parameters) -> float:
+    """Share of frozen weights kept in the type of their GEMMs alone, if the stack keeps narrow copies at all."""
+    if not shard.precision.quantised or shard.kernels.quantise_weights:
+        return 0.0
+    return sum(matrices_of(shard, chunk) for chunk in chunks) / parameters.total
 
 
 def _activation_bytes(blocks: Blocks, chunks: tuple[Chunk, ...]) -> float:

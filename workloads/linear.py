@@ -7,6 +7,8 @@ from workloads.pieces import Piece, kernel_work
 from workloads.quantisation import Quantised, quantised
 from workloads.shard import Shard
 
+ADAPTED = ("qkv", "proj")  # the layers that adapters are for (LoRA, arXiv:2106.09685, 4.2: those of attention)
+
 
 def linear(
     shard: Shard,
@@ -45,13 +47,18 @@ def linear(
             *copies.weights,
             *(kernel_work(shard, ("bias_add",), shard.tokens, sum(outputs), "bwd") if bias else ()),
         ),
-        saved_bytes=shard.tokens * inputs * _saved_width(shard, dtype) + copies.bytes,
+        saved_bytes=shard.tokens * inputs * _saved_width(shard, name, dtype) + copies.bytes,
         output_bytes=shard.tokens * sum(outputs) * shard.precision.activation_bytes,
     )
 
 
-def _saved_width(shard: Shard, dtype: str) -> float:
-    """Bytes of an input as it is kept: narrow where GEMMs are, but not where tf32 reads fp32."""
+def _saved_width(shard: Shard, name: str, dtype: str) -> float:
+    """Bytes of an input as it is kept: narrow where GEMMs are, but not where tf32 reads fp32.
+
+    A frozen layer has no weight gradient to keep it for, but where an adapter, which is not narrow, reads it too.
+    """
+    if shard.training.task == "lora":
+        return shard.precision.activation_bytes if name in ADAPTED else 0.0
     return DTYPE_BYTES[dtype] if shard.precision.quantised else shard.precision.activation_bytes
 
 

@@ -58,6 +58,16 @@ def test_adapters_keep_weights_only():
     assert per_parameter(memory(training={"task": "lora"})) == (2.0, 0.0, 0.0)
 
 
+def test_frozen_weights_of_linear_layers_are_kept_in_8_bits_alone_where_8_bit_copies_are_kept():
+    """12 h^2 a layer, in 8 layers; embedding, biases and norms have 16 bits."""
+    eight = 12 * GPT.hidden**2 * 8
+    kept = 2 * GPT.parameters - eight
+    assert memory(training={"task": "lora", "precision": "fp8"}).weights == pytest.approx(kept)
+    casts = changed(stack("megatron-lm-2022"), kernels={"quantise_weights": ("quantize_fp8",)})
+    found = memory(on=casts, training={"task": "lora", "precision": "fp8"})
+    assert found.weights == pytest.approx(2 * GPT.parameters)
+
+
 @pytest.mark.parametrize(
     ("zero", "weights", "gradients", "optimizer"),
     [(0, 2, 4, 12), (1, 2, 4, 12 / 8), (2, 2, 4 / 8, 12 / 8), (3, 2 / 8, 4 / 8, 12 / 8)],

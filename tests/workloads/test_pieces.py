@@ -82,6 +82,13 @@ def test_adapters_leave_the_weight_gradient_out():
     assert gemms(piece.backward) == [(64, 10, 30, "nn")]
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+@pytest.mark.parametrize(("name", "width"), [("qkv", 2), ("proj", 2), ("up", 0), ("down", 0)])
+def test_a_frozen_layer_keeps_its_input_only_for_an_adapter(name, width, precision):
+    piece = linear(shard(training={"task": "lora", "precision": precision}), name, 10, (30,))
+    assert piece.saved_bytes == 64 * 10 * width
+
+
 def test_kernels_run_back_in_reverse():
     piece = pointwise(shard(), "activation", ("silu", "mul"), 3, 5)
     assert kernels(piece.forward) == ["silu", "mul"]
