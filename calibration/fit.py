@@ -5,6 +5,7 @@ error on unseen folds are used, and those folds' errors become the spread. Same 
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -105,10 +106,11 @@ def _profile(rows: Sequence[Measurement], devices: Sequence[Device], done: Done 
             if done:
                 done(family)
     names = tuple(device.name for device in devices)
-    stacks = sorted({row.stack for row in rows if row.device in names})
+    counted = Counter(row.stack for row in rows if row.device in names)
+    stacks = sorted(counted)
     profile = Profile(
         device=names[0],
-        stack=stacks[-1] if stacks else "",
+        stack=max(stacks, key=counted.__getitem__, default=""),
         devices=names,
         families=families,
         provenance=_provenance(found, stacks, devices),

@@ -33,6 +33,9 @@ Mode = Literal["burst", "sustained", "loop"]
 MOST_FAULTS = 20
 LARGEST = 10**15
 COLLECTIVES: tuple[str, ...] = (*get_args(CollectiveKind), "send_recv")
+# A GEMM of 8 or 4 bits may have been timed with the cast of its input, as a linear layer: rows whose kernel says so,
+# and those of aiconfigurator, which times such layers (collector/trtllm/collect_gemm.py and .../vllm/collect_gemm.py)
+LINEAR, LINEAR_STACKS = "linear", ("aiconfigurator",)
 FLAGS = {"1": True, "0": False, "true": True, "false": False, "yes": True, "no": False}
 
 
@@ -47,7 +50,8 @@ class Measurement:
         n: columns of a GEMM; of an embedding the rows of its table.
         out_dtype: of a GEMM; blank: the usual one of its inputs.
         accumulate: whether a GEMM adds to what it writes, as a fused gradient accumulation does.
-        kernel: which one of several did it (flash2, cudnn; eager, compile; host_to_device).
+        kernel: which one of several did it (flash2, cudnn; eager, compile; host_to_device); linear: a GEMM of 8 or 4
+            bits with the cast of its input.
         rows, cols: of the tensor; of an optimizer, how many parameter tensors of how many elements.
         bytes: of a message, as the size column of nccl-tests counts them; of a copy.
         time_s: median; of a sustained run the mean of its end. None: could not be measured, see notes.
@@ -207,6 +211,11 @@ def number(text: str) -> float:
         return math.nan
 
 
+def casts(dtype: str, kernel: str, stack: str) -> bool:
+    """Whether the timer of a GEMM was around the cast of its input as well."""
+    return DTYPE_BYTES[dtype] < 2 and (kernel == LINEAR or (not kernel and stack in LINEAR_STACKS))
+
+
 def is_count(text: str) -> bool:
     """Whether a cell holds a whole number of 1 or more."""
     value = number(text)
@@ -232,6 +241,7 @@ def _gemm(row: Measurement) -> Gemm | None:
         layout=cast(Layout, row.layout or "tn"),
         out_dtype=written,
         accumulate=row.accumulate is True,
+        casts=casts(row.dtype, row.kernel or "", row.stack),
     )
 
 
@@ -309,6 +319,11 @@ def _row(columns: list[str], cells: list[str], where: str) -> tuple[Measurement 
     return (None, faults) if faults else (Measurement(**values), faults)
 
 
+def word(text: str) -> str:
+    """A cell that is one of a few words, in small letters; flags as pandas writes them (1.0) without their point."""
+    return text.lower().removesuffix(".0")
+
+
 def _value(name: str, text: str) -> Any:
     """A cell; ValueError says what it should be."""
     if name in TEXTS:
@@ -318,8 +333,7 @@ def _value(name: str, text: str) -> Any:
     if name in NUMBERS:
         return _checked(0.0 < number(text) < math.inf, "a number greater than 0", lambda: number(text))
     known = tuple(FLAGS) if name in YES_OR_NO else CHOICES[name]
-    lower = text.lower()
-    return _checked(lower in known, f"one of {', '.join(known)}", lambda: FLAGS.get(lower, lower))
+    return _checked(word(text) in known, f"one of {', '.join(known)}", lambda: FLAGS.get(word(text), word(text)))
 
 
 def _checked(right: bool, should_be: str, value: Callable[[], Any]) -> Any:

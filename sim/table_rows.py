@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import cast, get_args
 
-from calibration.table import COLLECTIVES, FLAGS, family, fewer, is_count, number, out_dtype
+from calibration.table import COLLECTIVES, FLAGS, casts, family, fewer, is_count, number, out_dtype, word
 from hardware.descriptor import DescriptorError
 from workloads.errors import unknown
 from workloads.ops import (
@@ -90,7 +90,8 @@ def _gemm(row: Row) -> Gemm:
         dtype=row["dtype"],
         layout=cast(Layout, row.get("layout", "").lower() or "tn"),
         out_dtype=row.get("out_dtype") or out_dtype(row["dtype"]),
-        accumulate=FLAGS[row.get("accumulate", "").lower() or "no"],
+        accumulate=FLAGS[word(row.get("accumulate", "")) or "no"],
+        casts=casts(row["dtype"], row.get("kernel", ""), row.get("stack", "")),
     )
 
 
@@ -100,7 +101,7 @@ def _attention(row: Row, direction: Direction) -> Attention:
         seq_kv=count(row, "seq_kv", count(row, "seq_q")),
         kv_heads=count(row, "kv_heads", count(row, "heads")),
         dtype=row["dtype"],
-        causal=FLAGS[row.get("causal", "").lower() or "yes"],
+        causal=FLAGS[word(row.get("causal", "")) or "yes"],
         window=count(row, "window", 0),
         direction=direction,
         kernel=row.get("kernel") or "flash",
@@ -169,5 +170,5 @@ def _row_faults(place: int, row: Row) -> Iterator[str]:
         if row.get(column) and not 0.0 < number(row[column]) < math.inf:
             yield f"row {place}: {column} = {row[column][:40]!r}: should be a number greater than 0"
     for column, known in CHOICES.items():
-        if row.get(column) and row[column].lower() not in known:
+        if row.get(column) and word(row[column]) not in known:
             yield f"row {place}: {column} = {row[column][:40]!r}: should be one of {', '.join(known)}"

@@ -5,7 +5,7 @@ a few dozen different ops. Field names are the columns of the measurement table.
 """
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -35,7 +35,9 @@ class Gemm:
     `layout` is the memory order in BLAS terms: tn for the forward pass (weights stored [n, k]), nn for the
     data gradient, nt for the weight gradient. Inputs are `dtype`; C is written as `out_dtype`, and read
     first when `accumulate` is set (gradient accumulation fused into the weight-gradient GEMM). `grouped`: the
-    batch is of experts, whose rows differ in number; m (of a weight gradient, k) is the mean.
+    batch is of experts, whose rows differ in number; m (of a weight gradient, k) is the mean. `casts`: A comes in
+    16 bits and is cast to `dtype` on the way, as benchmarks of whole linear layers time it; steps have ops of their own
+    for that.
     """
 
     m: int
@@ -47,6 +49,7 @@ class Gemm:
     out_dtype: str = "bf16"
     accumulate: bool = False
     grouped: bool = False
+    casts: bool = field(default=False, repr=False)  # equal shapes have equal names, so that splits keep them together
 
     @property
     def flops(self) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.cost.learned_domain import Domain
-from calibration.cost.learned_features import coordinates, curve_terms, group_of, matrix, with_groups
+from calibration.cost.learned_features import coordinates, curve_terms, group_of, matrix, stand_in, with_groups
 from calibration.cost.learned_kriging import Kriging
 from calibration.cost.learned_spread import Spread
 from calibration.cost.learned_trees import Trees
@@ -73,6 +73,7 @@ class FamilyModel:
         return self.domain.trust(coordinates(self.family, ops), self.members(ops))
 
     def members(self, ops: Sequence[ComputeOp]) -> NDArray[np.intp]:
-        """Index of each op's group; -1 for one that was not measured."""
+        """Index of each op's group, or of the one that stands in for it; -1 for one that was not measured."""
         index = {group: place for place, group in enumerate(self.groups)}
-        return np.array([index.get(group, -1) for group in map(group_of, ops)], dtype=np.intp)
+        found = {group: index.get(group, index.get(stand_in(group), -1)) for group in set(map(group_of, ops))}
+        return np.array([found[group] for group in map(group_of, ops)], dtype=np.intp)

@@ -39,10 +39,15 @@ def group_of(op: ComputeOp) -> str:
     if isinstance(op, Gemm):
         # Tensor cores transpose operands of 16 bits, not wider ones: there each layout has kernels of its own.
         layout = f"/{op.layout}" if DTYPE_BYTES[op.dtype] > 2 else ""
-        return op.dtype + layout + ("" if _vectorised(op) else "/odd")
+        return op.dtype + layout + ("/cast" if op.casts else "") + ("" if _vectorised(op) else "/odd")
     if isinstance(op, Attention):  # no windows were measured: a kernel of its own, which physics prices alone
         return f"{op.kernel}/{op.direction}" + ("/window" if op.window else "")
     return f"{op.op}/{op.direction}"
+
+
+def stand_in(group: str) -> str:
+    """The group whose kernels are as fast: tensor cores multiply both types of 16 bits at one rate."""
+    return group.replace("fp16", "bf16", 1) if group.startswith("fp16") else group
 
 
 def _vectorised(op: Gemm) -> bool:

@@ -15,6 +15,8 @@ from calibration.cost.rates import Floats
 from hardware.types import Device
 from workloads.ops import Attention, ComputeOp, Gemm, Pointwise
 
+CAST = "quantize_fp8"  # finds the scale, then casts
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Physics:
@@ -47,9 +49,17 @@ def _seconds(ops: Sequence[ComputeOp], kinds: NDArray[np.intp], device: Device, 
     seconds = np.empty(len(ops))
     gemms = [op for op in ops if isinstance(op, Gemm)]
     attentions = [op for op in ops if isinstance(op, Attention)]
-    seconds[kinds == 0] = gemm_s(gemms, device, clock[kinds == 0])
+    seconds[kinds == 0] = gemm_s(gemms, device, clock[kinds == 0]) + _casts_s(gemms, device)
     seconds[kinds == 1] = attention_s(attentions, device, clock[kinds == 1])
     seconds[kinds == 2] = pointwise_s([op for op in ops if isinstance(op, Pointwise)], device)
+    return seconds
+
+
+def _casts_s(ops: Sequence[Gemm], device: Device) -> Floats:
+    """Of each GEMM that casts its input first, that cast."""
+    seconds, places = np.zeros(len(ops)), [place for place, op in enumerate(ops) if op.casts]
+    casts = [Pointwise(op=CAST, rows=op.batch * op.m, cols=op.k, dtype="bf16") for op in ops if op.casts]
+    seconds[places] = pointwise_s(casts, device)
     return seconds
 
 

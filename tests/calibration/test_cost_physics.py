@@ -211,6 +211,15 @@ def test_long_attention_agrees_with_aiconfigurator() -> None:
     assert price_s(op, catalog.device("a100-sxm-80g")) == pytest.approx(47.3e-3, rel=0.1)
 
 
+@pytest.mark.parametrize("dtype", ["fp8", "nvfp4"])
+def test_a_linear_layer_costs_its_gemm_and_the_cast_of_its_input(dtype: str) -> None:
+    device = catalog.device("b200-sxm")
+    gemm = Gemm(m=4096, n=8192, k=2048, dtype=dtype, batch=2)
+    cast = Pointwise(op="quantize_fp8", rows=2 * 4096, cols=2048, dtype="bf16")
+    linear = price_s(replace(gemm, casts=True), device, BURST)
+    assert linear == pytest.approx(price_s(gemm, device, BURST) + price_s(cast, device, BURST))
+
+
 def test_a_hundred_thousand_gemms_are_priced_at_once() -> None:
     ops = [Gemm(m=i % 5000 + 1, n=i % 3000 + 8, k=i % 7000 + 8, dtype="bf16") for i in range(100_000)]
     prices = TRAINING.price(ops, catalog.device("h100-sxm"))

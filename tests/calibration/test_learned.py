@@ -100,7 +100,8 @@ def test_a_bulk_price_is_the_price_of_each(profile: Profile, device: Device) -> 
     "op",
     [
         gemm(1, 1, 1),  # rows of no multiple of 16 bytes
-        gemm(1024, 1024, 1024, dtype="fp16", out_dtype="fp16"),
+        gemm(1024, 1024, 1024, dtype="tf32", out_dtype="fp32"),
+        gemm(1024, 1024, 1024, dtype="fp8"),
         Pointwise(op="gelu", rows=4096, cols=4096, dtype="bf16"),
     ],
 )
@@ -109,6 +110,14 @@ def test_of_kernels_that_were_not_measured_physics_stands_alone(
 ) -> None:
     assert burst_s(profile, device, op) == physics_s(device, op)
     assert not Learned(profile=profile).coverage([op], device)[0]
+
+
+def test_what_was_measured_in_bf16_holds_in_fp16(profile: Profile, device: Device) -> None:
+    """Where fp16 was not: tensor cores multiply both at one rate."""
+    bf16 = gemm(3000, 400, 3000)
+    fp16 = replace(bf16, dtype="fp16", out_dtype="fp16")
+    assert burst_s(profile, device, fp16) == pytest.approx(burst_s(profile, device, bf16), rel=1e-9)
+    assert Learned(profile=profile).coverage([fp16], device)[0]
 
 
 @pytest.mark.parametrize("op", [gemm(8, 8, 8), gemm(2**17, 2**17, 2**17)])

@@ -172,3 +172,29 @@ def test_rows_stand_for_ops():
 )
 def test_other_rows_stand_for_none(row: Measurement):
     assert op_of(row) is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stack", "kernel", "casts"),
+    [
+        ("fp8", "aiconfigurator", None, True),
+        ("fp8", "aiconfigurator", "gemm", False),
+        ("bf16", "aiconfigurator", None, False),
+        ("fp8", "torch-2.11-cu130", None, False),
+        ("nvfp4", "torch-2.11-cu130", "linear", True),
+        ("bf16", "torch-2.11-cu130", "linear", False),
+    ],
+)
+def test_narrow_gemms_of_linear_layers_were_timed_with_a_cast(dtype: str, stack: str, kernel: str | None, casts: bool):
+    op = op_of(Measurement(op="gemm", dtype=dtype, stack=stack, kernel=kernel, m=8, n=8, k=8, time_s=1e-5))
+    assert isinstance(op, Gemm)
+    assert op.casts is casts
+
+
+@pytest.mark.parametrize("flag", ["1", "1.0", "yes", "True"])
+def test_a_flag_may_have_a_decimal_point(tmp_path: Path, flag: str):
+    """As pandas writes one in a column with blanks."""
+    path = tmp_path / "table.csv"
+    path.write_text(f"op,dtype,batch,seq_q,heads,head_dim,causal,time_s\nattention,bf16,1,64,8,64,{flag},1e-5\n")
+    (row,) = read_table(path)
+    assert row.causal is True

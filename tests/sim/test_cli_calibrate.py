@@ -32,7 +32,7 @@ def test_a_file_of_no_known_tool_is_refused_and_writes_nothing(tmp_path: Path):
     out = tmp_path / "rows.csv"
     done = invoke("import", ROOT / "README.md", "-o", out)
     assert done.exit_code == 2
-    assert "known: cutlass-profiler" in done.stderr
+    assert "known: aiconfigurator, cutlass-profiler" in done.stderr
     assert not out.exists()
 
 

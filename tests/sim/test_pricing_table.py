@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from calibration.cost.physics import Physics
 from hardware import catalog
 from hardware.descriptor import DescriptorError
 from sim.cli import app
 from sim.collectives import seconds
 from sim.pricing_table import Machines, price_table
+from sim.profiles import cost_model
 from sim.table_rows import compute_op
 from workloads.ops import Collective, Gemm
 
@@ -40,7 +40,8 @@ def path(tmp_path: Path) -> Path:
 def test_a_row_costs_what_its_op_costs(path: Path):
     rows = price_table(path, Machines()).rows
     op = Gemm(m=4096, n=4096, k=4096, dtype="bf16")
-    burst = Physics(sustained=False).price([op], catalog.device("h100-sxm")).seconds[0]
+    h100 = catalog.device("h100-sxm")
+    burst = cost_model(h100).price([op], h100).seconds[0]
     assert float(rows[0]["predicted_s"]) == pytest.approx(burst, rel=1e-5)
     message = Collective(op="all_reduce", bytes=1e9, ranks=16)
     expected = seconds([message], catalog.cluster("dgx-h100", 2))[0][0]
@@ -74,6 +75,16 @@ def test_a_window_of_a_table_is_that_of_its_op():
     row = {"op": "attention", "dtype": "bf16", "seq_q": "4096", "heads": "64", "head_dim": "64"}
     found = compute_op(row | {"window": "128"})
     assert found == replace(compute_op(row), window=128)
+
+
+@pytest.mark.parametrize(("cells", "casts"), [("x,", False), ("x,linear", True), ("aiconfigurator,", True)])
+def test_a_linear_layer_is_priced_with_the_cast_of_its_input(tmp_path: Path, cells: str, casts: bool):
+    path = tmp_path / "table.csv"
+    path.write_text(f"op,device,dtype,m,n,k,stack,kernel\ngemm,h200-nvl,fp8,4096,512,4096,{cells}\n", "utf-8")
+    (row,) = price_table(path, Machines()).rows
+    device = catalog.device("h200-nvl")
+    op = Gemm(m=4096, n=512, k=4096, dtype="fp8", casts=casts)
+    assert float(row["predicted_s"]) == pytest.approx(cost_model(device).price([op], device).seconds[0], rel=1e-5)
 
 
 def test_a_long_run_is_slower_than_a_benchmark(path: Path):
