@@ -124,6 +124,8 @@ class Fabric:
         start_s: architecture -> fixed time of a collective of its devices; `other` for the rest.
         message_share: architecture -> rate of messages and of all-to-all within the domain, relative to that of rings;
             1 for the rest.
+        rings: number of members -> rings that a collective of theirs finds in a mesh whose links are not alike, in
+            links of a device; members - 1 for the rest.
         in_switch_share: architecture -> share of the peak that all-reduces inside the switch reach;
             architectures that cannot have the switch reduce are absent.
     """
@@ -140,6 +142,7 @@ class Fabric:
     pipeline_bytes: Positive = 5e6
     start_s: Mapping[str, Positive] = field(default_factory=lambda: {"other": 8e-6})
     message_share: Mapping[str, Positive] = field(default_factory=dict)
+    rings: Mapping[str, Positive] = field(default_factory=dict)
     in_switch_share: Mapping[str, Share] = field(default_factory=dict)
 
 

@@ -130,7 +130,8 @@ def links_share(members: int, stride: int, cluster: Cluster) -> float:
     """
     if cluster.scale_up.topology == "tree":
         return 1.0 / max(1, min(stride, cluster.domain_gpus // members))
-    return min(1.0, cluster.scale_up.pair_share * max(1, members - 1))
+    links = cluster.scale_up.rings.get(str(members), max(1, members - 1))
+    return min(1.0, cluster.scale_up.pair_share * links)
 
 
 def bridge_share(members: int, cluster: Cluster) -> float:

@@ -218,6 +218,13 @@ def test_a_pair_on_a_mesh_has_one_link():
     assert place.up_bytes_per_s == pytest.approx(448e9 / 7 * 0.71)
 
 
+@pytest.mark.parametrize(("ranks", "links"), [(2, 1), (3, 2), (6, 2), (8, 6)])
+def test_a_group_in_a_cube_mesh_has_the_rings_that_its_links_allow(ranks, links):
+    """Of six links of 25 GB/s; 0.9 of them is used."""
+    place = placement(ranks, 1, catalog.cluster("dgx-1-v100", 1))
+    assert place.up_bytes_per_s == pytest.approx(links * 25e9 * 0.9)
+
+
 def test_a_message_leaves_the_domain_where_its_partner_does(h100):
     inside, outside = Transfer(bytes=1e8, stride=1, source=6), Transfer(bytes=1e8, stride=1, source=7)
     assert time_s(outside, h100) > 5 * time_s(inside, h100)
