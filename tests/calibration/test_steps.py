@@ -156,7 +156,7 @@ def test_the_corpus_fills_the_longest_sequence_and_is_the_same_each_time(tmp_pat
     corpus.build(tmp_path)
     text = (tmp_path / "text" / "data.jsonl").read_text()
     vocabulary = json.loads((tmp_path / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
-    assert len(text.split()) > 16 * max(case.seq_len for case in CASES.cases)
+    assert len(text.split()) > 8 * max(case.seq_len for case in CASES.cases)
     assert set(json.loads(text.splitlines()[0])["text"].split()) <= set(vocabulary)
     assert max(vocabulary.values()) < min(shape.vocab for shape in CASES.shapes.values())
     assert corpus.documents(1)[:2] == corpus.documents(1)[:2]
