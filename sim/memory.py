@@ -132,7 +132,8 @@ def _state_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> Parts:
         return {"weights": frozen, "gradients": 0.0, "optimizer": 0.0}
     gradient = DTYPE_BYTES[shard.gradient_dtype(storage.gradient)]
     split = layout.zero == 3 or (layout.zero == 2 and storage.sharded_gradient_buffer)
-    master = 4.0 if precision.master and storage.weight == "compute" else 0.0
+    whole = 2.0 if storage.remainders and precision.weight == "bf16" else 4.0
+    master = whole if precision.master and storage.weight == "compute" else 0.0
     copy = 4.0 if storage.fp32_gradient_copy and precision.master else 0.0
     moments = {"sgd": 1}.get(shard.training.optimizer, 2) * DTYPE_BYTES[precision.moments]
     return {

@@ -88,6 +88,9 @@ class Storage:
     narrow_gradients: bool = False  # with GEMMs of 8 and 4 bits both are `compute`, whatever is said
     weight: Literal["fp32", "compute"] = "compute"  # fp32: no 16-bit copy is kept, it is cast for each use
     fp32_gradient_copy: bool = False  # the optimizer holds a further fp32 gradient
+    remainders: bool = (
+        False  # of bf16 weights the optimizer holds the 16 bits that an fp32 master weight has beyond them
+    )
     sharded_gradient_buffer: bool = True  # from ZeRO-2 on, whether the gradients live in shards all the time
     gradients_kept: bool = True  # all the time; otherwise from the first backward pass of a step to the update
     frees_logits: bool = False  # before the backward pass of the loss

@@ -39,6 +39,12 @@ def test_an_fp32_copy_of_the_gradients_adds_4_bytes():
     assert per_parameter(memory(on=on)) == (2.0, 2.0, 16.0)
 
 
+def test_the_other_half_of_a_master_weight_is_enough_beside_bf16_weights():
+    on = changed(stack("megatron-lm-2022"), storage={"remainders": True})
+    assert per_parameter(memory(on=on, training={"precision": "bf16"})) == (2.0, 4.0, 2.0 + 8.0)
+    assert per_parameter(memory(on=on, training={"precision": "fp16"})) == (2.0, 4.0, 4.0 + 8.0)
+
+
 def test_fp32_parameters_need_no_master_copy():
     """FSDP over fp32 parameters: 4 + 4 + 8."""
     on = changed(stack("torchtitan"), storage={"weight": "fp32", "gradient": "fp32"})
