@@ -21,6 +21,7 @@ from workloads.errors import WorkloadError, unknown
 from workloads.layout import (
     CONTEXT_MODES,
     EXPERT_MODES,
+    GRADIENTS,
     OPTIMIZERS,
     TASKS,
     UNSET,
@@ -203,6 +204,7 @@ def _word_faults(document: Document) -> Iterator[str]:
     words = {
         ("training", "precision"): ("precision", tuple(PRECISIONS)),
         ("training", "optimizer"): ("optimizer", OPTIMIZERS),
+        ("training", "gradients"): ("type", GRADIENTS),
         ("training", "task"): ("task", TASKS),
         ("layout", "schedule"): ("schedule", (*UNSET, *schedules(), *(schedule(name).WORD for name in schedules()))),
         ("layout", "context_mode"): ("mode", CONTEXT_MODES),

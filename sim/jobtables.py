@@ -41,6 +41,7 @@ class TrainingTable:
     precision: str = "bf16"
     recompute: str = "none"
     optimizer: str = "adamw"
+    gradients: str = "auto"
     task: str = "pretrain"
 
 

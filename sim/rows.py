@@ -109,6 +109,7 @@ def _described(row: Row) -> Described:
     filled = {"zero_stage_or_fsdp": f"zero = {job.layout.zero}", "recompute": f"recompute = {job.training.recompute}"}
     assumed = [words for name, words in filled.items() if name in open_inputs]
     assumed += [f"stack = {made.name}"] if made.name != (row["stack"] or made.name) and not row.get("date") else []
+    assumed += [f"gradients = {job.training.gradients}"] if job.training.gradients != _training(row).gradients else []
     assumed += ["expert_mode = deduplicated"] if once else []
     assumed += [] if _is_priced(_optimizer(row)) else ["optimizer = adamw"]
     return Described(job=job, assumed=tuple(assumed))
@@ -142,6 +143,7 @@ def _training(row: Row) -> Training:
         precision=row["precision"],
         recompute=row["recompute"] or "none",
         optimizer="sgd" if "sgd" in _optimizer(row) else "adamw",
+        gradients=row.get("gradients") or "auto",
         task="lora" if _adapters(row) else "pretrain",
     )
 

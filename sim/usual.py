@@ -1,8 +1,9 @@
-"""What is usual where the source of a run leaves it open: release, recomputation, offloading, exchange of experts.
+"""What is usual where a source leaves it open: release, recomputation, gradients, offloading, exchange of experts.
 
 Nothing here knows what was measured (docs/tasks/validate.md, what is assumed).
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
 
@@ -17,6 +18,7 @@ from workloads.stack import Stack
 # How long a device has been sold when a run on it is published, in the middle (docs/tasks/validate.md, what is assumed)
 PUBLISHED_AFTER = timedelta(days=548)
 OFFLOAD = "offload:N"  # of what a stack tries
+NARROWER = "gradients"  # of what a stack tries: from here on in 16 bits, what stands before it once more
 
 
 def release(stack: Stack, device: Device, ran: date | None = None) -> str:
@@ -28,13 +30,24 @@ def release(stack: Stack, device: Device, ran: date | None = None) -> str:
 
 def least_that_fits(job: Job) -> Job:
     """With the first recomputation that fits, of those that the stack tries; raises SkippedRowError if none does."""
-    for recompute in job.stack.recompute_tried:
-        tried = _least_offloaded(job) if recompute == OFFLOAD else _recomputed(job, recompute)
+    for recompute, kept in _ways(job):
+        tried = _least_offloaded(kept) if recompute == OFFLOAD else _recomputed(kept, recompute)
         if tried is not None and not missing_module(tried.model, tried.training) and _fits(tried):
             return tried
     raise SkippedRowError(
         "the source does not give recompute, and not even with all of it does the job fit into memory"
     )
+
+
+def _ways(job: Job) -> Iterator[tuple[str, Job]]:
+    """What is run again, and the job with its gradients in the type that goes with it."""
+    ways = job.stack.recompute_tried
+    for at, way in enumerate(ways):
+        if way != NARROWER:
+            yield way, job
+        elif job.shard().weight_gradient_dtype == "fp32":
+            job = replace(job, training=replace(job.training, gradients="compute"))
+            yield from ((before, job) for before in ways[:at])
 
 
 def _least_offloaded(job: Job) -> Job | None:

@@ -27,6 +27,7 @@ RECOMPUTE = (
 MODULES = ("core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 TASKS = ("pretrain", "lora")
+GRADIENTS = ("auto", "fp32", "compute")
 UNSET = ("auto", "none")  # a schedule left to the layout; `none` is what tables say without pipeline stages
 
 
@@ -106,7 +107,11 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """What one step trains on. `global_batch` and `micro_batch` count sequences of `seq_len` tokens."""
+    """What one step trains on. `global_batch` and `micro_batch` count sequences of `seq_len` tokens.
+
+    Args:
+        gradients: type in which they are kept and reduced, "auto": as the stack does; "compute": that of activations.
+    """
 
     seq_len: int
     global_batch: int
@@ -114,6 +119,7 @@ class Training:
     precision: str = "bf16"
     recompute: str = "none"
     optimizer: str = "adamw"
+    gradients: str = "auto"
     task: str = "pretrain"
 
     @property
@@ -239,6 +245,8 @@ def _name_faults(model: Model, layout: Layout, training: Training) -> Iterator[s
         yield "training.recompute: " + fault
     if training.optimizer not in OPTIMIZERS:
         yield "training.optimizer: " + unknown("optimizer", training.optimizer, OPTIMIZERS)
+    if training.gradients not in GRADIENTS:
+        yield "training.gradients: " + unknown("type", training.gradients, GRADIENTS)
     if training.task not in TASKS:
         yield "training.task: " + unknown("task", training.task, TASKS)
     if layout.schedule not in UNSET and not known(layout.schedule):

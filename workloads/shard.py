@@ -99,10 +99,12 @@ class Shard:
         return self.residual_dtype if self.kernels.cast else self.precision.activation
 
     def gradient_dtype(self, said: str) -> str:
-        """Of gradients, where the stack says `fp32` or `compute`."""
+        """Of gradients, where the stack says `fp32` or `compute` and the training nothing else."""
         precision, storage = self.precision, self.stack.storage
         narrow = precision.pure or (precision.quantised and storage.narrow_gradients)
-        return "fp32" if said == "fp32" and not narrow else precision.activation
+        usual = "compute" if narrow else said
+        chosen = usual if self.training.gradients == "auto" else self.training.gradients
+        return "fp32" if chosen == "fp32" else precision.activation
 
     @property
     def weight_gradient_dtype(self) -> str:

@@ -271,8 +271,8 @@ def test_a_row_may_say_how_ranks_share_a_sequence():
 def test_recomputation_that_a_source_leaves_open_is_the_least_that_fits():
     roomy, tight = described(ROW | LARGE | {"gpus": "64", "zero": "1"}), described(ROW | LARGE | {"device": "h200-sxm"})
     assert roomy.assumed == tight.assumed == ("recompute = none",)
-    fuller = described(ROW | LARGE | {"gpus": "64", "zero": "1", "micro_batch": "2", "seq_len": "16384"})
-    assert fuller.assumed == ("recompute = full",)
+    fuller = described(ROW | LARGE | {"gpus": "64", "zero": "1", "micro_batch": "2", "seq_len": "32768"})
+    assert fuller.assumed == ("recompute = full", "gradients = compute")
     assert fuller.job.training.recompute == "full"
     assert peak_memory(fuller.job.shard(), fuller.job.cluster.device.memory_bytes).fits
 
@@ -347,6 +347,38 @@ def test_layers_are_offloaded_where_that_is_faster_than_running_them_again():
     assert over_pcie.training.recompute_mode == "full"
     again = replace(over_c2c, training=replace(over_c2c.training, recompute="full"))
     assert simulate(over_c2c).step_s < simulate(again).step_s
+
+
+# GPT-OSS 120B on 64 B200s, eight of which share the experts.
+SPARSE = {
+    **{"device": "b200-sxm", "gpus": "64", "gpus_per_node": "8", "fabric": "nvlink-switch", "stack": "megatron-core"},
+    **{"family": "moe", "layers": "36", "hidden": "2880", "ffn": "2880", "heads": "64", "kv_heads": "8"},
+    **{"experts": "128", "topk": "4", "ep": "8", "vocab": "201088", "seq_len": "4096", "global_batch": "1280"},
+    **{"micro_batch": "4", "precision": "bf16", "tp": "1", "pp": "1", "zero": "1"},
+    **{"recompute": "", "missing_inputs": "recompute"},
+}
+
+
+def test_gradients_are_narrowed_before_whole_layers_are_run_again():
+    found = described(ROW | SPARSE)
+    assert found.assumed == ("recompute = selective:moe_act", "gradients = compute")
+    memory = found.job.cluster.device.memory_bytes
+    assert peak_memory(found.job.shard(), memory).fits
+    wide = replace(found.job, training=replace(found.job.training, gradients="fp32"))
+    assert not peak_memory(wide.shard(), memory).fits
+    less = replace(found.job, training=replace(found.job.training, recompute="none"))
+    assert not peak_memory(less.shard(), memory).fits
+
+
+def test_gradients_that_are_narrow_already_are_no_assumption():
+    assert described(ROW | SPARSE | {"precision": "mxfp8", "micro_batch": "20"}).assumed == ("recompute = full",)
+
+
+def test_a_row_may_say_the_type_of_its_gradients():
+    said = described(ROW | SPARSE | {"gradients": "compute"})
+    assert said.job.training.gradients == "compute"
+    assert said.assumed == ("recompute = selective:moe_act",)
+    assert "training.gradients: no type 'int8'" in reason(gradients="int8")
 
 
 def test_no_more_layers_are_offloaded_than_have_to_be():

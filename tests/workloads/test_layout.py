@@ -93,6 +93,7 @@ def test_every_inconsistency_is_said(layout, words):
         ({"recompute": "selective:mla_up_proj"}, "has no latent attention"),
         ({"recompute": "full:N"}, "no recomputation 'full:N'"),
         ({"optimizer": "adamm"}, "no optimizer 'adamm'; nearest: adam"),
+        ({"gradients": "int8"}, "training.gradients: no type 'int8'"),
         ({"task": "finetune"}, "no task 'finetune'"),
         ({"micro_batch": 3}, "dp x micro_batch = 1 x 3"),
     ],

@@ -6,7 +6,7 @@ from sim.memory import peak_memory
 from tests.conftest import LLAMA, make_shard
 from workloads.build import build
 from workloads.graph import leaf_runs
-from workloads.ops import DTYPE_BYTES, Gemm, Pointwise
+from workloads.ops import DTYPE_BYTES, Collective, Gemm, Pointwise
 from workloads.parallelism.data import gradient_dtype
 from workloads.quantisation import quantised
 
@@ -40,6 +40,26 @@ def test_megatron_core_adds_gradients_up_and_reduces_them_in_16_bits_with_narrow
     wide = make_shard(LLAMA, "megatron-core", dp=2, training={"precision": "bf16"})
     held, most = (peak_memory(each, 1e12).gradients for each in (shard, wide))
     assert held == most * DTYPE_BYTES[dtype] / 4
+
+
+@pytest.mark.parametrize(("precision", "said"), [("bf16", "compute"), ("fp8", "fp32"), ("fp8", "compute")])
+@pytest.mark.parametrize("stack", ["megatron-core", "torchtitan", "megatron-deepspeed-2022"])
+def test_gradients_are_of_the_type_that_training_says_whatever_the_stack_does(stack, precision, said):
+    shard = make_shard(LLAMA, stack, dp=2, training={"precision": precision, "gradients": said})
+    assert gradient_dtype(shard) == ("fp32" if said == "fp32" else "bf16")
+
+
+def test_gradients_in_16_bits_take_half_the_memory_and_messages():
+    wide, narrow = (
+        make_shard(LLAMA, "megatron-core", dp=2, zero=1, training={"precision": "bf16", "gradients": said})
+        for said in ("auto", "compute")
+    )
+    assert peak_memory(narrow, 1e12).gradients == peak_memory(wide, 1e12).gradients / 2
+    reduced = [
+        sum(op.bytes for op in leaf_runs(build(each)) if isinstance(op, Collective) and op.op == "reduce_scatter")
+        for each in (wide, narrow)
+    ]
+    assert reduced[1] == reduced[0] / 2 > 0
 
 
 def test_pure_8_bit_training_keeps_no_fp32():
