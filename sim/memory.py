@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from workloads.layout import micro_batches
 from workloads.ops import DTYPE_BYTES
-from workloads.parallelism import data
 from workloads.parameters import Parameters, summed
 from workloads.schedules import Slot, paired, schedule
 from workloads.shard import Shard
@@ -93,7 +92,7 @@ def _pass(blocks: Blocks, chunks: tuple[Chunk, ...]) -> Parts:
     parameters = summed(chunk_parameters(shard, chunk) for chunk in chunks)
     states = _state_bytes(shard, chunks)
     if shard.gathers_once:
-        states["gradients"] = parameters.total * DTYPE_BYTES[data.gradient_dtype(shard)]
+        states["gradients"] = parameters.total * DTYPE_BYTES[shard.reduced_dtype]
     elif not shard.stack.storage.gradients_kept and micro_batches(shard.layout, shard.training) == 1:
         states["gradients"] = 0.0
     return {
@@ -130,7 +129,7 @@ def _state_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> Parts:
     if shard.training.task == "lora":
         frozen = weights * (1 - _narrow_share(shard, chunks, parameters) * (1 - DTYPE_BYTES[precision.gemm] / width))
         return {"weights": frozen, "gradients": 0.0, "optimizer": 0.0}
-    gradient = DTYPE_BYTES[shard.gradient_dtype(storage.gradient)]
+    gradient = DTYPE_BYTES[shard.gradient_dtype]
     split = layout.zero == 3 or (layout.zero == 2 and storage.sharded_gradient_buffer)
     whole = 2.0 if storage.remainders and precision.weight == "bf16" else 4.0
     master = whole if precision.master and storage.weight == "compute" else 0.0
@@ -218,7 +217,7 @@ def _reduced_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> float:
     """ZeRO 3: the gradients of a unit before they are reduced."""
     if not (shard.gathers_each_pass or shard.gathers_once) or shard.training.task == "lora":
         return 0.0
-    return _units(shard, chunks)[1] * DTYPE_BYTES[data.gradient_dtype(shard)]
+    return _units(shard, chunks)[1] * DTYPE_BYTES[shard.reduced_dtype]
 
 
 def _units(shard: Shard, chunks: tuple[Chunk, ...]) -> tuple[float, float]:
@@ -240,5 +239,5 @@ def _bucket_bytes(shard: Shard, parameters: Parameters) -> float:
     layout, settings = shard.layout, shard.stack.data
     if layout.zero == 3 or layout.data_ranks == 1 or shard.training.task == "lora":
         return 0.0
-    whole = parameters.total * DTYPE_BYTES[data.gradient_dtype(shard)]
+    whole = parameters.total * DTYPE_BYTES[shard.reduced_dtype]
     return whole if settings.buckets_kept and layout.zero == 0 else min(settings.bucket_bytes, whole)

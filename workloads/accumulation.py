@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 from workloads.graph import Block
-from workloads.parallelism.data import gradient_dtype
 from workloads.parameters import Parameters
 from workloads.pieces import kernel_work
 from workloads.shard import Shard
@@ -26,7 +25,7 @@ def accumulation(shard: Shard, parameters: Parameters) -> Accumulation:
         return Accumulation(None, None)
     adds = stack.optimizer.accumulate
     size = round(shard.held(parameters) if shard.gathers_each_pass else parameters.total)
-    if shard.gathers_once and gradient_dtype(shard) != shard.precision.activation:
+    if shard.gathers_once and shard.reduced_dtype != shard.precision.activation:
         return Accumulation(_added(shard, ("cast",), size), _added(shard, ("accumulate",), size))
     dtype = "fp32" if shard.autocast or shard.gathers_each_pass else ""
     further = _added(shard, adds, size, dtype)

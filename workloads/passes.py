@@ -208,7 +208,7 @@ class _Unit:
         shard = blocks.shard
         size = 1
         if shard.layout.zero != 3 and not shard.training.offloaded_layers:
-            width = DTYPE_BYTES[data.gradient_dtype(shard)]
+            width = DTYPE_BYTES[shard.reduced_dtype]
             size = max(1, round(shard.stack.data.bucket_bytes / (layer_parameters(shard).total * width)))
         starts = range(0, max(chunk.layers, 1), size)  # a chunk without layers still has the embedding or the head
         made: dict[tuple[tuple[Kind, ...], bool, bool, int], Self] = {}

@@ -98,19 +98,27 @@ class Shard:
         """Of most of what a norm moves: where it casts for the GEMM behind it, little is of the residual's type."""
         return self.residual_dtype if self.kernels.cast else self.precision.activation
 
-    def gradient_dtype(self, said: str) -> str:
-        """Of gradients, where the stack says `fp32` or `compute` and the training nothing else."""
-        precision, storage = self.precision, self.stack.storage
-        narrow = precision.pure or (precision.quantised and storage.narrow_gradients)
-        usual = "compute" if narrow else said
-        chosen = usual if self.training.gradients == "auto" else self.training.gradients
-        return "fp32" if chosen == "fp32" else precision.activation
+    @property
+    def reduced_dtype(self) -> str:
+        """Of gradients on the wire."""
+        return self._gradient_dtype(self.stack.storage.reduce, self.training.gradients)
+
+    @property
+    def gradient_dtype(self) -> str:
+        """Of the gradients that are kept: autograd keeps those of fp32 weights in fp32, however they were reduced."""
+        storage = self.stack.storage
+        return self._gradient_dtype(storage.gradient, "auto" if storage.weight == "fp32" else self.training.gradients)
+
+    def _gradient_dtype(self, usual: str, said: str) -> str:
+        narrow = self.precision.pure or (self.precision.quantised and self.stack.storage.narrow_gradients)
+        chosen = said if said != "auto" else "compute" if narrow else usual
+        return "fp32" if chosen == "fp32" else self.precision.activation
 
     @property
     def weight_gradient_dtype(self) -> str:
         """That the GEMMs of weight gradients write: the buffer's with fused accumulation, which adds to it."""
         fused = self.stack.fused_gradient_accumulation
-        return self.gradient_dtype(self.stack.storage.gradient) if fused else self.precision.activation
+        return self.gradient_dtype if fused else self.precision.activation
 
     @property
     def dropout(self) -> bool:

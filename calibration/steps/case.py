@@ -69,6 +69,7 @@ class Case:
     dtype: float32 keeps fp32 weights and computes in bf16 where the trainer casts (by FSDP, or by autocast under
         DDP and on one GPU; never under TP or PP alone); bfloat16 keeps and computes everything in bf16.
     float8: "" for none, or tensorwise, rowwise.
+    reduce: type in which FSDP reduces gradients: float32, bfloat16.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Case:
     recompute: str = "none"
     dtype: str = "float32"
     float8: str = ""
+    reduce: str = "float32"
     compile: bool = False
 
     @property
@@ -169,6 +171,8 @@ def _faults(case: Case, shapes: Mapping[str, Shape]) -> list[str]:
         or shapes[case.shape].experts > 0,
         f"recompute {case.recompute!r}; known: none, op, layers:N, full": case.recompute in ("none", "op", "full")
         or case.recompute.startswith("layers:"),
+        f"reduce {case.reduce!r}; known: float32, bfloat16 (with FSDP)": case.reduce
+        in ("float32", *(("bfloat16",) if case.sharded else ())),
         f"float8 {case.float8!r}; known: tensorwise, rowwise": case.float8 in ("", "tensorwise", "rowwise"),
     }
     return [f"{case.name}: {fault}" for fault, right in checks.items() if not right]

@@ -65,6 +65,7 @@ def _training(case: Case, assets: Path, steps: int) -> Section:
         "steps": steps,
         "max_norm": 1.0,
         "dtype": case.dtype,
+        "mixed_precision_reduce": case.reduce,
     }
 
 

@@ -7,7 +7,6 @@ from tests.conftest import LLAMA, make_shard
 from workloads.build import build
 from workloads.graph import leaf_runs
 from workloads.ops import DTYPE_BYTES, Collective, Gemm, Pointwise
-from workloads.parallelism.data import gradient_dtype
 from workloads.quantisation import quantised
 
 
@@ -36,7 +35,7 @@ def test_one_scale_for_a_tensor_needs_no_transposed_cast():
 def test_megatron_core_adds_gradients_up_and_reduces_them_in_16_bits_with_narrow_gemms(precision, dtype):
     shard = make_shard(LLAMA, "megatron-core", dp=2, training={"precision": precision})
     weight_gradients = {op.out_dtype for op in leaf_runs(build(shard)) if isinstance(op, Gemm) and op.accumulate}
-    assert weight_gradients == {gradient_dtype(shard)} == {dtype}
+    assert weight_gradients == {shard.reduced_dtype} == {dtype}
     wide = make_shard(LLAMA, "megatron-core", dp=2, training={"precision": "bf16"})
     held, most = (peak_memory(each, 1e12).gradients for each in (shard, wide))
     assert held == most * DTYPE_BYTES[dtype] / 4
@@ -46,7 +45,7 @@ def test_megatron_core_adds_gradients_up_and_reduces_them_in_16_bits_with_narrow
 @pytest.mark.parametrize("stack", ["megatron-core", "torchtitan", "megatron-deepspeed-2022"])
 def test_gradients_are_of_the_type_that_training_says_whatever_the_stack_does(stack, precision, said):
     shard = make_shard(LLAMA, stack, dp=2, training={"precision": precision, "gradients": said})
-    assert gradient_dtype(shard) == ("fp32" if said == "fp32" else "bf16")
+    assert shard.reduced_dtype == ("fp32" if said == "fp32" else "bf16")
 
 
 def test_gradients_in_16_bits_take_half_the_memory_and_messages():

@@ -18,11 +18,6 @@ STREAM = "dp"
 DIMENSION = "dp"
 
 
-def gradient_dtype(shard: Shard) -> str:
-    """On the wire."""
-    return shard.gradient_dtype(shard.stack.storage.reduce)
-
-
 def reduce_gradients(shard: Shard, parameters: Parameters) -> Message | None:
     """Sum the gradients of one rank's parameters over the replicas; None where each is the only one of its kind."""
     if shard.training.task == "lora":
@@ -48,7 +43,7 @@ def _replicas(layout: Layout) -> tuple[_Replicas, _Replicas]:
 def _reduced(shard: Shard, parameters: float, over: _Replicas) -> tuple[Collective, ...]:
     if over.ranks == 1 or not parameters:
         return ()
-    size = parameters * DTYPE_BYTES[gradient_dtype(shard)]
+    size = parameters * DTYPE_BYTES[shard.reduced_dtype]
     zero = shard.layout.zero
     if zero == 0 or (zero < 3 and shard.stack.data.zero_gradients == "all_reduce"):
         return (_sum(shard, "all_reduce", size, over.ranks, over.stride),)
@@ -85,4 +80,4 @@ def _message(*ops: Collective) -> Message | None:
 
 
 def _sum(shard: Shard, kind: CollectiveKind, size: float, ranks: int, stride: int) -> Collective:
-    return Collective(op=kind, bytes=size, ranks=ranks, stride=stride, dtype=gradient_dtype(shard))
+    return Collective(op=kind, bytes=size, ranks=ranks, stride=stride, dtype=shard.reduced_dtype)

@@ -2,7 +2,6 @@
 
 from workloads.graph import Message
 from workloads.ops import DTYPE_BYTES, Collective, Transfer
-from workloads.parallelism.data import gradient_dtype
 from workloads.shard import Shard
 
 STREAM = "pp"
@@ -34,9 +33,9 @@ def activations(shard: Shard, source: int) -> Message:
 
 def embedding_gradients(shard: Shard) -> Message:
     """First and last stage hold the same table: their gradients are summed."""
-    size = shard.vocab * shard.model.hidden * DTYPE_BYTES[gradient_dtype(shard)]
+    size = shard.vocab * shard.model.hidden * DTYPE_BYTES[shard.reduced_dtype]
     stride = stage_stride(shard) * (shard.layout.pp - 1)
-    op = Collective(op="all_reduce", bytes=size, ranks=2, stride=stride, dtype=gradient_dtype(shard))
+    op = Collective(op="all_reduce", bytes=size, ranks=2, stride=stride, dtype=shard.reduced_dtype)
     return Message(name="embedding all_reduce", ops=(op,), dimension=DIMENSION)
 
 

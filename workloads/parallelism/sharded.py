@@ -7,7 +7,6 @@ reduced they are cast and copied into a bucket.
 from typing import NamedTuple
 
 from workloads.graph import Block, Segment, Work
-from workloads.parallelism.data import gradient_dtype
 from workloads.pieces import kernel_work
 from workloads.shard import Shard
 
@@ -24,7 +23,7 @@ def with_copies(shard: Shard, segment: Segment, kind: str, copied: Copied) -> Se
     backward = kind != "F"
     if not shard.stack.data.copies or not (shard.gathers_each_pass or (shard.gathers_once and not backward)):
         return segment
-    cast = "cast" if gradient_dtype(shard) == "fp32" else "copy"
+    cast = "cast" if shard.reduced_dtype == "fp32" else "copy"
     work = _copy(shard, "copy", copied.gathered) + (_copy(shard, cast, copied.gradients) if backward else ())
     block = Block(name="copies", phase="backward" if backward else "forward", pieces=(work,), unit=True)
     return Segment(name=segment.name, blocks=((block, 1), *segment.blocks))
@@ -32,7 +31,7 @@ def with_copies(shard: Shard, segment: Segment, kind: str, copied: Copied) -> Se
 
 def into_bucket(shard: Shard, parameters: float) -> Segment:
     """The summed gradients of a unit on their way to be reduced."""
-    work = _copy(shard, "copy", parameters, gradient_dtype(shard))
+    work = _copy(shard, "copy", parameters, shard.reduced_dtype)
     block = Block(name="copies", phase="backward", pieces=(work,), unit=True)
     return Segment(name="backward", blocks=((block, 1),))
 
