@@ -106,6 +106,21 @@ def test_all_faults_of_a_case_file_are_told_at_once() -> None:
         parsed(document)
 
 
+@pytest.mark.parametrize(("said", "word"), [("float32", "auto"), ("bfloat16", "compute")])
+def test_what_gradients_are_reduced_in_reaches_the_trainer_and_the_simulator(said: str, word: str) -> None:
+    case = Case(name="r", shape="1b", seq_len=64, batch=1, fsdp=2, reduce=said)
+    assert config.sections(case, ASSETS, Path(), 8)["training"]["mixed_precision_reduce"] == said
+    found = failed(1, case, CASES.shapes["1b"], "not run", Machine())
+    assert job_of({name: str(value) for name, value in found.items()}).training.gradients == word
+
+
+def test_only_fsdp_reduces_in_16_bits() -> None:
+    fields = {"name": "x", "shape": "1b", "seq_len": 8, "batch": 1, "ddp": 2, "reduce": "bfloat16"}
+    sizes = {"layers": 1, "hidden": 8, "ffn": 8, "heads": 1, "kv_heads": 1}
+    with pytest.raises(ValueError, match=r"x: reduce 'bfloat16'; known: float32, bfloat16 \(with FSDP\)"):
+        parsed({"shapes": {"1b": sizes}, "case": [fields]})
+
+
 def test_every_second_layer_is_half_of_the_layers_of_a_stage() -> None:
     case = BY_NAME["one-1b-4k-bf16-layers2"]
     assert recompute(case, CASES.shapes["1b"]) == "full:8"

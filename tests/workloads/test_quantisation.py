@@ -61,6 +61,13 @@ def test_gradients_in_16_bits_take_half_the_memory_and_messages():
     assert reduced[1] == reduced[0] / 2 > 0
 
 
+def test_autograd_keeps_gradients_of_fp32_weights_in_fp32_however_they_were_reduced():
+    made = [make_shard(LLAMA, "torchtitan", dp=2, zero=3, training={"gradients": said}) for said in ("auto", "compute")]
+    assert [each.reduced_dtype for each in made] == ["fp32", "bf16"]
+    assert {each.gradient_dtype for each in made} == {"fp32"}
+    assert len({peak_memory(each, 1e12).gradients for each in made}) == 1
+
+
 def test_pure_8_bit_training_keeps_no_fp32():
     precision = make_shard(LLAMA, "torchtitan", training={"precision": "fp8-pure"}).precision
     assert (precision.weight, precision.moments, precision.pure) == ("bf16", "bf16", True)
