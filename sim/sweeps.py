@@ -18,7 +18,7 @@ FEWEST = 4  # layouts; three have three pairs, which are in order by chance once
 SAME = (
     *("source", "device", "gpus", "gpus_per_node", "fabric", "inter_node_gbit_per_s", "stack", "execution"),
     *("attention", "family", "layers", "hidden", "ffn", "heads", "kv_heads", "vocab", "seq_len", "global_batch"),
-    *("precision", "optimizer", "task"),
+    *("precision", "gradients", "optimizer", "task"),
 )
 LAYOUT = {
     **dict.fromkeys(("micro_batch", "tp", "pp", "vp", "cp", "ep"), "1"),

@@ -45,7 +45,7 @@ def _ways(job: Job) -> Iterator[tuple[str, Job]]:
     for at, way in enumerate(ways):
         if way != NARROWER:
             yield way, job
-        elif job.shard().weight_gradient_dtype == "fp32":
+        elif job.shard().has_wide_gradients:
             job = replace(job, training=replace(job.training, gradients="compute"))
             yield from ((before, job) for before in ways[:at])
 

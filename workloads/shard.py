@@ -109,6 +109,13 @@ class Shard:
         storage = self.stack.storage
         return self._gradient_dtype(storage.gradient, "auto" if storage.weight == "fp32" else self.training.gradients)
 
+    @property
+    def has_wide_gradients(self) -> bool:
+        """Whether gradients that are kept would be smaller in the type of activations."""
+        weight, activation = self.stack.storage.weight, self.precision.activation
+        kept = self.training.task != "lora" and weight != "fp32"
+        return kept and self.gradient_dtype == "fp32" != activation
+
     def _gradient_dtype(self, usual: str, said: str) -> str:
         narrow = self.precision.pure or (self.precision.quantised and self.stack.storage.narrow_gradients)
         chosen = said if said != "auto" else "compute" if narrow else usual

@@ -70,6 +70,8 @@ def _memory_hints(result: Result) -> Iterator[str]:
         ways.append("layout.zero = 1")
     elif layout.zero < 3 and layout.data_ranks > 1:
         ways.append("layout.zero = 3")
+    if result.job.shard().has_wide_gradients:
+        ways.append('training.gradients = "compute"')
     states = memory.weights + memory.gradients + memory.optimizer
     ordered = reversed(ways) if states > memory.activations else iter(ways)
     tried = ", ".join([*ordered, "a larger tp or pp"])

@@ -80,6 +80,21 @@ def test_what_does_not_fit_is_said_with_what_to_change():
     words = invoke("run", JOB, "--set", "training.recompute=none", "--set", "training.micro_batch=4").stdout
     assert "DOES NOT FIT" in words
     assert 'training.recompute = "full"' in words
+    assert 'training.gradients = "compute"' in words
+
+
+def test_gradients_of_another_type_than_the_stack_s_are_said():
+    words = invoke("run", JOB, "--set", "training.gradients=compute").stdout
+    assert "gradients reduced in fp16" in " ".join(words.split())
+    tight = (
+        "--set",
+        "training.gradients=compute",
+        "--set",
+        "training.recompute=none",
+        "--set",
+        "training.micro_batch=4",
+    )
+    assert "training.gradients" not in invoke("run", JOB, *tight).stdout
 
 
 def test_all_faults_of_a_job_are_one_message():

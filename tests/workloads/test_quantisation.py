@@ -68,6 +68,25 @@ def test_autograd_keeps_gradients_of_fp32_weights_in_fp32_however_they_were_redu
     assert len({peak_memory(each, 1e12).gradients for each in made}) == 1
 
 
+@pytest.mark.parametrize(
+    ("stack", "training", "wide"),
+    [
+        ("megatron-core", {}, True),
+        ("megatron-core", {"gradients": "compute"}, False),
+        ("megatron-core", {"precision": "mxfp8"}, False),
+        ("megatron-core", {"precision": "fp32"}, False),
+        ("megatron-core", {"task": "lora"}, False),
+        ("torchtitan", {}, False),
+        ("internevo", {}, False),
+    ],
+)
+def test_gradients_are_wide_where_the_type_of_activations_would_make_those_that_are_kept_smaller(stack, training, wide):
+    shard = make_shard(LLAMA, stack, training=training)
+    assert shard.has_wide_gradients == wide
+    narrow = make_shard(LLAMA, stack, training=training | {"gradients": "compute"})
+    assert (peak_memory(narrow, 1e12).gradients < peak_memory(shard, 1e12).gradients) == wide
+
+
 def test_pure_8_bit_training_keeps_no_fp32():
     precision = make_shard(LLAMA, "torchtitan", training={"precision": "fp8-pure"}).precision
     assert (precision.weight, precision.moments, precision.pure) == ("bf16", "bf16", True)
