@@ -17,8 +17,11 @@ from workloads.ops import ComputeOp
 def cost_model(
     device: Device, *, profile: Path | None = None, physics: bool = False, sustained: bool = False
 ) -> CostModel:
-    """Prices in bursts, or with `sustained` in long runs of one kernel. Raises ProfileError."""
-    found = None if physics else given(profile) if profile else profiles.profile_for(device.name)
+    """Prices in bursts, or with `sustained` in long runs of one kernel.
+
+    Raises ProfileError for a profile that cannot be read, or is of another device.
+    """
+    found = None if physics else given_for(profile, [device.name]) if profile else profiles.profile_for(device.name)
     return _learned(found, sustained=sustained) if found else Physics(sustained=sustained)
 
 

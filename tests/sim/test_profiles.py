@@ -81,6 +81,9 @@ def test_a_profile_of_another_device_is_told(hot: Path, tmp_path: Path):
     done = run("price", tmp_path / "shapes.csv", "--device", "h200-sxm", "--profile", hot)
     assert done.exit_code == 2
     assert "is of h100-sxm; priced is h200-sxm" in done.output
+    done = run("evaluate", EXAMPLE / "measurements.csv", "--profile", hot)
+    assert done.exit_code == 2
+    assert "is of h100-sxm; priced is b200-sxm" in done.output
     done = run("run", "examples/korthikanti-175b.toml", "--profile", hot)
     assert done.exit_code == 2
     assert "is of h100-sxm" in done.output
