@@ -90,7 +90,7 @@ def _pass(blocks: Blocks, chunks: tuple[Chunk, ...]) -> Parts:
     """
     shard = blocks.shard
     parameters = summed(chunk_parameters(shard, chunk) for chunk in chunks)
-    states = _state_bytes(shard, chunks)
+    states = _state_bytes(shard, chunks, parameters)
     if shard.gathers_once:
         states["gradients"] = parameters.total * DTYPE_BYTES[shard.reduced_dtype]
     elif not shard.stack.storage.gradients_kept and micro_batches(shard.layout, shard.training) == 1:
@@ -108,7 +108,7 @@ def _update(blocks: Blocks, chunks: tuple[Chunk, ...]) -> Parts:
     shard = blocks.shard
     parameters = summed(chunk_parameters(shard, chunk) for chunk in chunks)
     moving = _reduced_bytes(shard, chunks) + _bucket_bytes(shard, parameters)
-    return {**_state_bytes(shard, chunks), "activations": 0.0, "temporaries": 0.0, "communication": moving}
+    return {**_state_bytes(shard, chunks, parameters), "activations": 0.0, "temporaries": 0.0, "communication": moving}
 
 
 def _pools(shard: Shard, passing: Parts, update: Parts) -> float:
@@ -119,10 +119,9 @@ def _pools(shard: Shard, passing: Parts, update: Parts) -> float:
     return others + update["gradients"] + update["communication"]
 
 
-def _state_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> Parts:
+def _state_bytes(shard: Shard, chunks: tuple[Chunk, ...], parameters: Parameters) -> Parts:
     """Weights, gradients and optimizer states of one rank."""
     precision, storage, layout = shard.precision, shard.stack.storage, shard.layout
-    parameters = summed(chunk_parameters(shard, chunk) for chunk in chunks)
     width = 4.0 if storage.weight == "fp32" and not precision.pure else DTYPE_BYTES[precision.weight]
     held = shard.held(parameters)
     weights = width * (held if layout.zero == 3 else parameters.total)

@@ -30,6 +30,14 @@ def given(path: Path) -> Profile:
     return profiles.load(path / profiles.FILE if path.is_dir() else path)
 
 
+def given_for(path: Path, devices: Iterable[str]) -> Profile:
+    """The profile that a person names for these devices; ProfileError if it is of none of them, and changes nothing."""
+    profile, asked = given(path), sorted(set(devices))
+    if not set(asked) & set(profile.devices):
+        raise ProfileError(path, f"is of {', '.join(profile.devices)}; priced is {', '.join(asked)}")
+    return profile
+
+
 def model_of(profile: Profile | None, device: Device, *, sustained: bool = False) -> CostModel | None:
     """Prices of a profile where it is one of this device; None where the usual prices stand."""
     if profile is None or device.name not in profile.devices:
@@ -41,20 +49,6 @@ def _learned(profile: Profile, *, sustained: bool) -> CostModel:
     from calibration.cost.learned import Learned  # noqa: PLC0415 - a device without a profile must not pay for it
 
     return Learned(profile=profile, sustained=sustained)
-
-
-def given_for(path: Path, devices: Iterable[str]) -> Profile:
-    """The profile that a person names for these devices; raises ProfileError if it is of none of them."""
-    profile = given(path)
-    check_device(profile, path, devices)
-    return profile
-
-
-def check_device(profile: Profile, path: Path, devices: Iterable[str]) -> None:
-    """Raise ProfileError if none of these devices is the profile's: it would change nothing."""
-    asked = sorted(set(devices))
-    if not set(asked) & set(profile.devices):
-        raise ProfileError(path, f"is of {', '.join(profile.devices)}; priced is {', '.join(asked)}")
 
 
 def chosen(path: Path | None, device: Device) -> CostModel | None:

@@ -104,12 +104,13 @@ def _described(row: Row) -> Described:
     )
     if once := not row.get("expert_mode") and limits_nodes(job):
         job = replace(job, layout=replace(job.layout, expert_mode="deduplicated"))
+    gradients = job.training.gradients
     if "recompute" in open_inputs:
         job = least_that_fits(job)
     filled = {"zero_stage_or_fsdp": f"zero = {job.layout.zero}", "recompute": f"recompute = {job.training.recompute}"}
     assumed = [words for name, words in filled.items() if name in open_inputs]
     assumed += [f"stack = {made.name}"] if made.name != (row["stack"] or made.name) and not row.get("date") else []
-    assumed += [f"gradients = {job.training.gradients}"] if job.training.gradients != _training(row).gradients else []
+    assumed += [f"gradients = {job.training.gradients}"] if job.training.gradients != gradients else []
     assumed += ["expert_mode = deduplicated"] if once else []
     assumed += [] if _is_priced(_optimizer(row)) else ["optimizer = adamw"]
     return Described(job=job, assumed=tuple(assumed))

@@ -88,9 +88,7 @@ class Storage:
     narrow_gradients: bool = False  # with GEMMs of 8 and 4 bits both are `compute`, whatever is said
     weight: Literal["fp32", "compute"] = "compute"  # fp32: no 16-bit copy is kept, it is cast for each use
     fp32_gradient_copy: bool = False  # the optimizer holds a further fp32 gradient
-    remainders: bool = (
-        False  # of bf16 weights the optimizer holds the 16 bits that an fp32 master weight has beyond them
-    )
+    remainders: bool = False  # of bf16 weights, the optimizer holds the 16 bits that fp32 master weights have beyond
     sharded_gradient_buffer: bool = True  # from ZeRO-2 on, whether the gradients live in shards all the time
     gradients_kept: bool = True  # all the time; otherwise from the first backward pass of a step to the update
     frees_logits: bool = False  # before the backward pass of the loss
@@ -196,9 +194,8 @@ class Stack:
     # Tried in this order for a run whose source does not say what is run again: the first one that fits. `offload:N`
     # with the smallest N that fits, where that is faster than `full`.
     recompute_tried: tuple[str, ...] = ("none", "selective", "full")
-    earlier: Mapping[str, date] = field(
-        default_factory=dict
-    )  # stack of an earlier release -> until when runs were of it
+    # Stack of an earlier release -> until when runs were of it
+    earlier: Mapping[str, date] = field(default_factory=dict)
     pads_vocab_to: int = 1
     fused_softmax_heads: Annotated[int, Gt(0)] = 1  # of all sequences together, a multiple of which the kernel takes
     fused_gradient_accumulation: bool = False

@@ -171,8 +171,8 @@ def _faults(case: Case, shapes: Mapping[str, Shape]) -> list[str]:
         or shapes[case.shape].experts > 0,
         f"recompute {case.recompute!r}; known: none, op, layers:N, full": case.recompute in ("none", "op", "full")
         or case.recompute.startswith("layers:"),
-        f"reduce {case.reduce!r}; known: float32, bfloat16 (with FSDP)": case.reduce
-        in ("float32", *(("bfloat16",) if case.sharded else ())),
+        f"reduce {case.reduce!r}; known: float32, bfloat16 (with FSDP)": case.reduce == "float32"
+        or (case.reduce == "bfloat16" and case.sharded),
         f"float8 {case.float8!r}; known: tensorwise, rowwise": case.float8 in ("", "tensorwise", "rowwise"),
     }
     return [f"{case.name}: {fault}" for fault, right in checks.items() if not right]

@@ -9,7 +9,8 @@ HEADER = (
     "id,source,cite,device,gpus,gpus_per_node,fabric,inter_node_gbit_per_s,inter_node_stated,interconnect,stack,"
     "model,family,layers,hidden,ffn,heads,kv_heads,vocab,experts,topk,seq_len,precision,execution,attention,optimizer,"
     "global_batch,micro_batch,tp,pp,vp,cp,ep,dp,zero,zero_group,sequence_parallel,recompute,schedule,overlap,task,"
-    "step_time_s,tokens_per_s_per_gpu,memory_gb,measured,missing_inputs,quality,notes,memory_active_gb,outcome,qk_norm,gradients"
+    "step_time_s,tokens_per_s_per_gpu,memory_gb,measured,missing_inputs,quality,notes,memory_active_gb,outcome,"
+    "qk_norm,gradients"
 )
 COLUMNS = tuple(HEADER.split(","))
 RECOMPUTE = {"none": "none", "op": "selective-op-alternate", "full": "full"}

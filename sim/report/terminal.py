@@ -95,8 +95,8 @@ def _header(result: Result) -> RenderableType:
         f"micro-batch {training.micro_batch}, {micro_batches(job.layout, training):,} for each replica"
     )
     software = f"{job.stack.name}, {shard.execution}, {shard.attention} attention, {training.optimizer}"
-    narrow = "" if training.gradients == "auto" else f", gradients reduced in {shard.reduced_dtype}"
-    precision = f"{training.precision}{narrow}, recompute {training.recompute}"
+    reduced = "" if training.gradients == "auto" else f", gradients reduced in {shard.reduced_dtype}"
+    precision = f"{training.precision}{reduced}, recompute {training.recompute}"
     rows: dict[str, RenderableType] = {
         "Model": Text(name, "bold"),
         "Cluster": machine + used,
