@@ -13,6 +13,9 @@ from workloads.model import Model
 
 VOCAB = 128256
 CASES = "STEPTIME_CASES"
+TORCHTITAN = "torchtitan"
+MEGATRON = "megatron"
+FLOAT8 = {TORCHTITAN: ("tensorwise", "rowwise"), MEGATRON: ("tensorwise", "delayed")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +71,12 @@ class Case:
     recompute: none, op (every other GEMM is kept), layers:2 (every second layer), full.
     dtype: float32 keeps fp32 weights and computes in bf16 where the trainer casts (by FSDP, or by autocast under
         DDP and on one GPU; never under TP or PP alone); bfloat16 keeps and computes everything in bf16.
-    float8: "" for none, or tensorwise, rowwise.
+    float8: "" for none, or tensorwise, rowwise; for Megatron-Core tensorwise, delayed.
     reduce: type in which FSDP reduces gradients: float32, bfloat16.
+    overlap: whether Megatron-Core reduces gradients and gathers weights beside the computation; TorchTitan always does.
+
+    Megatron-Core keeps bf16 weights beside fp32 master weights (dtype says nothing there), works through `batch` in
+    micro-batches and shards the optimizer over all replicas of `ddp`.
     """
 
     name: str
@@ -90,6 +97,7 @@ class Case:
     float8: str = ""
     reduce: str = "float32"
     compile: bool = False
+    overlap: bool = False
 
     @property
     def gpus(self) -> int:
@@ -120,10 +128,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cases:
-    """Shapes by name, and the runs in order of importance."""
+    """Shapes by name, and the runs in order of importance.
+
+    framework: that trains them, torchtitan or megatron.
+    """
 
     shapes: Mapping[str, Shape]
     cases: tuple[Case, ...]
+    framework: str = TORCHTITAN
 
 
 def shipped(name: str = "cases.toml") -> Cases:
@@ -146,9 +158,12 @@ def parsed(document: Mapping[str, Any]) -> Cases:
     """Cases of a TOML document; raises ValueError with every fault."""
     shapes = {name: Shape(**_catalogued_sizes(fields), **fields) for name, fields in document["shapes"].items()}
     cases = tuple(Case(**fields) for fields in document["case"])
-    if faults := [fault for case in cases for fault in _faults(case, shapes)]:
+    framework = document.get("framework", TORCHTITAN)
+    if framework not in FLOAT8:
+        raise ValueError(f"framework {framework!r}; known: {', '.join(FLOAT8)}")
+    if faults := [fault for case in cases for fault in _faults(case, shapes, framework)]:
         raise ValueError("\n".join(faults))
-    return Cases(shapes=shapes, cases=cases)
+    return Cases(shapes=shapes, cases=cases, framework=framework)
 
 
 def _catalogued_sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,20 +174,45 @@ def _catalogued_sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {size: getattr(found, size) for size in ("hidden", "ffn", "heads", "kv_heads", "vocab", "experts", "topk")}
 
 
-def _faults(case: Case, shapes: Mapping[str, Shape]) -> list[str]:
+def _faults(case: Case, shapes: Mapping[str, Shape], framework: str) -> list[str]:
+    checks = _checks(case, shapes) | (_titan if framework == TORCHTITAN else _megatron)(case, shapes)
+    known = ", ".join(FLOAT8[framework])
+    checks[f"float8 {case.float8!r}; known: {known}"] = case.float8 in ("", *FLOAT8[framework])
+    return [f"{case.name}: {fault}" for fault, right in checks.items() if not right]
+
+
+def _checks(case: Case, shapes: Mapping[str, Shape]) -> dict[str, bool]:
+    """Faults, and whether a case is free of them."""
     known = ", ".join(shapes)
-    checks = {
+    return {
         f"no shape {case.shape!r}; known: {known}": case.shape in shapes,
         f"batch {case.batch} is not a multiple of micro_batch {case.micro_batch}": case.batch % case.micro_batch == 0,
-        "ddp goes with fsdp alone in TorchTitan": case.ddp in (1, case.gpus // case.fsdp),
-        f"ep {case.ep} does not divide fsdp x tp = {case.fsdp * case.tp}": case.fsdp * case.tp % case.ep == 0,
         f"ep {case.ep}: {case.shape} has no experts": case.ep == 1
         or case.shape not in shapes
         or shapes[case.shape].experts > 0,
+    }
+
+
+def _titan(case: Case, _: Mapping[str, Shape]) -> dict[str, bool]:
+    return {
+        "ddp goes with fsdp alone in TorchTitan": case.ddp in (1, case.gpus // case.fsdp),
+        "overlap is a choice with Megatron-Core alone": not case.overlap,
+        f"ep {case.ep} does not divide fsdp x tp = {case.fsdp * case.tp}": case.fsdp * case.tp % case.ep == 0,
         f"recompute {case.recompute!r}; known: none, op, layers:N, full": case.recompute in ("none", "op", "full")
         or case.recompute.startswith("layers:"),
         f"reduce {case.reduce!r}; known: float32, bfloat16 (with FSDP)": case.reduce == "float32"
         or (case.reduce == "bfloat16" and case.sharded),
-        f"float8 {case.float8!r}; known: tensorwise, rowwise": case.float8 in ("", "tensorwise", "rowwise"),
     }
-    return [f"{case.name}: {fault}" for fault, right in checks.items() if not right]
+
+
+def _megatron(case: Case, shapes: Mapping[str, Shape]) -> dict[str, bool]:
+    ranks = case.gpus // case.pp
+    return {
+        "fsdp, accumulate, compile and schedules other than 1F1B are TorchTitan's": case.fsdp == case.accumulate == 1
+        and not case.compile
+        and case.schedule == "1F1B",
+        "latent attention is TorchTitan's": case.shape not in shapes or not shapes[case.shape].latent,
+        f"ep {case.ep} does not divide the {ranks} ranks of a stage": ranks % case.ep == 0,
+        f"recompute {case.recompute!r}; known: none, full": case.recompute in ("none", "full"),
+        f"reduce {case.reduce!r}; known: float32, bfloat16": case.reduce in ("float32", "bfloat16"),
+    }

@@ -1,10 +1,11 @@
-"""A case -> the TOML file that TorchTitan 0.2 reads."""
+"""A case -> the file that its trainer reads: TOML for TorchTitan 0.2, JSON for our rank of Megatron-Core."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
-from calibration.steps.case import Case, Shape, chosen
+from calibration.steps.case import MEGATRON, Case, Shape, chosen
 
 Section = Mapping[str, object]
 MODEL = "steptime_llama"
@@ -20,9 +21,18 @@ def written(case: Case, assets: Path, folder: Path, steps: int, *, trace: bool =
     assets: where `corpus.build` put tokenizer and text.
     trace: whether the last step is profiled; the steps that prepare it are slower.
     """
+    if chosen().framework == MEGATRON:
+        return _of_megatron(case, folder, steps, trace=trace)
     path = folder / f"{case.name}.toml"
     tables = sections(case, assets, folder, steps) | (_profiling(steps) if trace else {})
     path.write_text(text(tables))
+    return path
+
+
+def _of_megatron(case: Case, folder: Path, steps: int, *, trace: bool) -> Path:
+    path = folder / f"{case.name}.json"
+    shape = asdict(chosen().shapes[case.shape])
+    path.write_text(json.dumps({"case": asdict(case), "shape": shape, "steps": steps, "trace": trace}))
     return path
 
 

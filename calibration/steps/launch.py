@@ -1,6 +1,6 @@
 """Starts the ranks of one run and waits for them; each writes a log of its own.
 
-`torchrun` is the plain way. `fork` imports TorchTitan once and forks the ranks of every run from that process: the
+`torchrun` is the plain way. `fork` imports the trainer once and forks the ranks of every run from that process: the
 training is the same, and a run starts ten seconds sooner. The process that forks must not touch a GPU.
 """
 
@@ -15,6 +15,8 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,21 +34,38 @@ GRACE_S = 5.0
 Launch = Callable[[Path, int, Path, float], list[str]]
 
 
-def launcher(name: str) -> Launch:
-    """By its name: torchrun or fork."""
-    os.environ.update(ENVIRONMENT)
-    if name == "fork":
-        importlib.import_module("torchtitan.train")
-        importlib.import_module("calibration.steps.titan")
-        return forked
-    return torchrun
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trainer:
+    """A program that trains.
+
+    imports: what a process imports before it forks.
+    command: of Python, to which the file of a run is added.
+    train: the same inside a process.
+    environment: that it runs in.
+    """
+
+    imports: tuple[str, ...]
+    command: tuple[str, ...]
+    train: Callable[[Path], None]
+    environment: Mapping[str, str]
 
 
-def torchrun(config: Path, ranks: int, logs: Path, timeout_s: float) -> list[str]:
+def launcher(name: str, framework: str) -> Launch:
+    """By its name, torchrun or fork, for the cases of a framework."""
+    trainer = TRAINERS[framework]
+    os.environ.update({**ENVIRONMENT, **trainer.environment})
+    if name == "torchrun":
+        return partial(torchrun, trainer)
+    for module in trainer.imports:
+        importlib.import_module(module)
+    return partial(forked, trainer)
+
+
+def torchrun(trainer: Trainer, config: Path, ranks: int, logs: Path, timeout_s: float) -> list[str]:
     """Logs of the ranks, in order."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--redirects=3"]
     command += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", f"--log_dir={logs}"]
-    command += ["-m", "torchtitan.train", "--job.config_file", str(config)]
+    command += [*trainer.command, str(config)]
     with (logs / "launch.txt").open("w") as log:
         run = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
@@ -57,11 +76,14 @@ def torchrun(config: Path, ranks: int, logs: Path, timeout_s: float) -> list[str
     return [_text(sorted(logs.glob(f"*/attempt_0/{rank}/std*.log"), reverse=True)) for rank in range(ranks)]
 
 
-def forked(config: Path, ranks: int, logs: Path, timeout_s: float) -> list[str]:
+def forked(trainer: Trainer, config: Path, ranks: int, logs: Path, timeout_s: float) -> list[str]:
     """Logs of the ranks, in order."""
     port = _free_port()
     paths = [logs / f"rank{rank}.txt" for rank in range(ranks)]
-    running = {_fork(config, _rendezvous(rank, ranks, port), path): rank for rank, path in enumerate(paths)}
+    running = {
+        _fork(partial(trainer.train, config), _rendezvous(rank, ranks, port), path): rank
+        for rank, path in enumerate(paths)
+    }
     _wait(set(running), time.monotonic() + timeout_s)
     return [_text([path]) for path in paths]
 
@@ -78,7 +100,7 @@ def _rendezvous(rank: int, ranks: int, port: int) -> Mapping[str, str]:
     }
 
 
-def _fork(config: Path, environment: Mapping[str, str], log: Path) -> int:
+def _fork(train: Callable[[], None], environment: Mapping[str, str], log: Path) -> int:
     """Process id of a rank; the rank itself never returns."""
     sys.stdout.flush()
     if child := os.fork():
@@ -88,7 +110,7 @@ def _fork(config: Path, environment: Mapping[str, str], log: Path) -> int:
         os.setpgid(0, 0)
         _redirect(log)
         os.environ.update(environment)
-        _train(config)
+        train()
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -106,7 +128,7 @@ def _redirect(log: Path) -> None:
     sys.stdout = sys.stderr = target
 
 
-def _train(config: Path) -> None:
+def _train_titan(config: Path) -> None:
     """What `python -m torchtitan.train` does, but for the two seconds that it sleeps at its end."""
     train = importlib.import_module("torchtitan.train")
     train.time = SimpleNamespace(perf_counter=time.perf_counter, sleep=lambda _: None)  # type: ignore[attr-defined]
@@ -115,6 +137,10 @@ def _train(config: Path) -> None:
     trainer.train()
     trainer.close()
     train.torch.distributed.destroy_process_group()
+
+
+def _train_megatron(config: Path) -> None:
+    importlib.import_module("calibration.steps.megatron").run(config)
 
 
 def _wait(running: set[int], deadline: float) -> None:
@@ -160,3 +186,19 @@ def tidy(folder: Path) -> None:
     for trace in folder.glob("dump/profile_traces/**/*.json*"):
         trace.replace(folder / trace.name)
     shutil.rmtree(folder / "dump", ignore_errors=True)
+
+
+TRAINERS: Mapping[str, Trainer] = {
+    "torchtitan": Trainer(
+        imports=("torchtitan.train", "calibration.steps.titan"),
+        command=("-m", "torchtitan.train", "--job.config_file"),
+        train=_train_titan,
+        environment={},
+    ),
+    "megatron": Trainer(
+        imports=("calibration.steps.megatron",),
+        command=("-m", "calibration.steps.megatron"),
+        train=_train_megatron,
+        environment={"CUDA_DEVICE_MAX_CONNECTIONS": "1"},
+    ),
+}

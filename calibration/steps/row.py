@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from calibration.steps.case import Case, Shape
+from calibration.steps.case import MEGATRON, Case, Shape, chosen
 from calibration.steps.log import Measured
 
 HEADER = (
@@ -61,7 +61,26 @@ def failed(
 
 def _inputs(number: int, case: Case, shape: Shape, machine: Machine, file: str) -> dict[str, object]:
     blank: dict[str, object] = dict.fromkeys(COLUMNS, "")
-    return blank | _where(number, case, machine, file) | _model(case, shape) | _how(case, shape)
+    found = blank | _where(number, case, machine, file) | _model(case, shape) | _how(case, shape)
+    return found | (_of_megatron(number, case, machine) if chosen().framework == MEGATRON else {})
+
+
+def _of_megatron(number: int, case: Case, machine: Machine) -> dict[str, object]:
+    """What differs from TorchTitan."""
+    return {
+        "id": f"{machine.title}-MC-{number:04d}",
+        "source": f"steptime measurement, Megatron-Core 0.16.1 on {machine.title}",
+        "stack": "megatron-core",
+        "precision": "fp8" if case.float8 else "bf16",
+        "execution": "eager",
+        "attention": "flash",
+        "micro_batch": case.micro_batch,
+        "zero": 1,
+        "zero_group": "",
+        "gradients": "fp32" if case.reduce == "float32" else "compute",
+        "overlap": f"TP overlap, p2p overlap{'' if case.overlap else ', DP overlap'} all disabled",
+        "qk_norm": "",
+    }
 
 
 def _where(number: int, case: Case, machine: Machine, file: str) -> dict[str, object]:
@@ -99,7 +118,8 @@ def _model(case: Case, shape: Shape) -> dict[str, object]:
 
 
 def _title(shape: Shape) -> str:
-    return "DeepSeek-V2" if shape.latent else "Qwen3 MoE" if shape.experts else "Llama"
+    experts = "Mixtral" if chosen().framework == MEGATRON else "Qwen3 MoE"
+    return "DeepSeek-V2" if shape.latent else experts if shape.experts else "Llama"
 
 
 def _how(case: Case, shape: Shape) -> dict[str, object]:
@@ -136,6 +156,8 @@ def recompute(case: Case, shape: Shape) -> str:
 
 
 def _notes(case: Case, measured: Measured) -> list[str]:
+    if chosen().framework == MEGATRON:
+        return _notes_of_megatron(case, measured)
     autocast = not case.precision.startswith("fp32") and not case.sharded and case.dtype == "float32"
     notes = [
         f"median of {measured.steps} steps, {measured.fastest_s:.5g} to {measured.slowest_s:.5g} s",
@@ -148,4 +170,15 @@ def _notes(case: Case, measured: Measured) -> list[str]:
     notes += ["tokens dealt evenly to the experts"] if case.ep > 1 else []
     notes += ["every second layer is recomputed"] if case.recompute == "layers:2" else []
     notes += ["fp32 without TF32; attention falls back to the unfused kernel"] if case.precision == "fp32" else []
+    return notes
+
+
+def _notes_of_megatron(case: Case, measured: Measured) -> list[str]:
+    notes = [
+        "Transformer Engine 2.11",
+        f"median of {measured.steps} steps, {measured.fastest_s:.5g} to {measured.slowest_s:.5g} s",
+        f"peak in use {measured.active_gib:.2f} GiB, reserved {measured.reserved_gib:.2f} GiB",
+    ]
+    notes += [f"fp8 linears, {case.float8} scales"] if case.float8 else []
+    notes += ["gradients and weights move beside the computation"] if case.overlap else []
     return notes

@@ -27,8 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ[CASES] = str(options.cases.resolve())
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    corpus.build(out / "assets")
-    launch = launcher(options.launcher)
+    if chosen().framework == "torchtitan":
+        corpus.build(out / "assets")
+    launch = launcher(options.launcher, chosen().framework)
     file = options.cases.as_posix() if options.cases else SHIPPED
     machine = Machine(device=options.device, fabric=options.fabric, gpus_per_node=options.gpus_per_node)
     deadline = time.monotonic() + options.budget

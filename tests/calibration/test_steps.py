@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from calibration.steps import config, corpus, launch, log, run
 from calibration.steps.case import CASES as CASES_OF_RUN
-from calibration.steps.case import Case, parsed, shipped
+from calibration.steps.case import Case, Shape, parsed, shipped
 from calibration.steps.row import COLUMNS, Machine, failed, recompute, row
 from sim.rows import job_of
 from sim.validate import read_rows
@@ -199,7 +200,7 @@ def test_a_measured_case_is_not_measured_again(tmp_path: Path, monkeypatch: pyte
         started.append(path.stem)
         return [console(*(line(step, 100.0) for step in range(1, 13)))] * ranks
 
-    monkeypatch.setattr(run, "launcher", lambda _: launched)
+    monkeypatch.setattr(run, "launcher", lambda *_: launched)
     arguments = ["--out", str(tmp_path), "--case", "one-1b-4k", "fsdp2-1b-4k"]
     run.main(arguments)
     run.main(arguments)
@@ -212,7 +213,7 @@ def test_a_row_names_the_file_that_its_case_was_read_from(tmp_path: Path, monkey
     def launched(_config: Path, ranks: int, _folder: Path, _timeout_s: float) -> list[str]:
         return [console(line(12, 100.0))] * ranks if ranks == 1 else ["RuntimeError: no"] * ranks
 
-    monkeypatch.setattr(run, "launcher", lambda _: launched)
+    monkeypatch.setattr(run, "launcher", lambda *_: launched)
     monkeypatch.setenv(CASES_OF_RUN, "")
     monkeypatch.chdir(Path(__file__).parents[2])
     out, own = ["--out", str(tmp_path)], ["--cases", "calibration/steps/host.toml"]
@@ -228,12 +229,12 @@ def test_a_row_names_the_file_that_its_case_was_read_from(tmp_path: Path, monkey
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_rank_that_fails_leaves_its_reason_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_fails_leaves_its_reason_in_the_log(tmp_path: Path) -> None:
     def train(_config: Path) -> None:
         raise RuntimeError(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} is tired")
 
-    monkeypatch.setattr(launch, "_train", train)
-    logs = launch.forked(tmp_path / "none.toml", 2, tmp_path, 20.0)
+    trainer = replace(launch.TRAINERS["torchtitan"], train=train)
+    logs = launch.forked(trainer, tmp_path / "none.toml", 2, tmp_path, 20.0)
     assert [log.cause([text]) for text in logs] == [f"RuntimeError: rank {rank} of 2 is tired" for rank in (0, 1)]
 
 
@@ -265,3 +266,77 @@ def test_runs_that_wait_for_their_host_differ_from_the_others_by_name() -> None:
     assert {case.name for case in host}.isdisjoint(BY_NAME)
     assert {case.recompute for case in host} == {"none", "op", "full"}
     assert all(case.seq_len <= 256 for case in host)
+
+
+MEGATRON = shipped("megatron.toml")
+MEGATRON_FILE = Path(config.__file__).with_name("megatron.toml")
+MEGATRON_TABLES = PROFILE / "megatron-core"
+
+
+@pytest.fixture
+def megatron(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CASES_OF_RUN, str(MEGATRON_FILE))
+
+
+def test_cases_of_megatron_are_named_once_and_cover_what_it_is_run_for() -> None:
+    cases = MEGATRON.cases
+    assert MEGATRON.framework == "megatron"
+    assert len({case.name for case in cases}) == len(cases)
+    assert {case.tp for case in cases} == {case.pp for case in cases} == {case.cp for case in cases} == {1, 2}
+    assert {case.float8 for case in cases} == {"", "tensorwise", "delayed"}
+    assert {case.recompute for case in cases} == {"none", "full"}
+    assert any(case.ep > 1 for case in cases)
+
+
+@pytest.mark.usefixtures("megatron")
+@pytest.mark.parametrize("case", MEGATRON.cases, ids=lambda case: case.name)
+def test_a_case_of_megatron_is_a_file_for_its_ranks_and_a_job_for_the_simulator(case: Case, tmp_path: Path) -> None:
+    document = json.loads(config.written(case, ASSETS, tmp_path, steps=12).read_text())
+    assert Case(**document["case"]) == case
+    assert Shape(**document["shape"]) == MEGATRON.shapes[case.shape]
+    found = failed(1, case, MEGATRON.shapes[case.shape], "not run", Machine())
+    job = job_of({name: str(value) for name, value in found.items()})
+    assert job.layout.gpus == case.gpus
+    assert job.training.global_batch == case.batch * case.ddp
+    assert (job.stack.name, job.execution, job.training.gradients) == ("megatron-core", "eager", "fp32")
+    assert not job.stack.overlap.tensor
+    assert (job.stack.overlap.gradients == "backward") is case.overlap
+
+
+@pytest.mark.usefixtures("megatron")
+@pytest.mark.parametrize("name", ["step_times.csv", "host/machine-1.csv", "host/machine-2.csv"])
+def test_a_measured_row_of_megatron_is_a_shipped_case(name: str) -> None:
+    by_name = {case.name: case for case in MEGATRON.cases}
+    for found in read_rows(MEGATRON_TABLES / name):
+        case = by_name[found["cite"].split()[1]]
+        assert int(found["id"][-4:]) == MEGATRON.cases.index(case) + 1
+        inputs = failed(1, case, MEGATRON.shapes[case.shape], "", Machine())
+        stated = ("layers", "tp", "pp", "cp", "ep", "dp", "global_batch", "recompute", "overlap", "precision")
+        assert [found[column] for column in stated] == [str(inputs[column]) for column in stated]
+        tokens = float(found["tokens_per_s_per_gpu"]) * int(found["gpus"]) * float(found["step_time_s"])
+        assert tokens == pytest.approx(case.global_batch * case.seq_len, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        ({"fsdp": 2}, "fsdp, accumulate, compile and schedules other than 1F1B are TorchTitan's"),
+        ({"float8": "rowwise"}, "float8 'rowwise'; known: tensorwise, delayed"),
+        ({"recompute": "op"}, "recompute 'op'; known: none, full"),
+        ({"ep": 2}, "ep 2: some has no experts"),
+    ],
+)
+def test_a_case_that_megatron_cannot_run_is_refused(words: dict[str, object], fault: str) -> None:
+    shape = {"layers": 1, "hidden": 64, "ffn": 64, "heads": 1, "kv_heads": 1}
+    case = {"name": "one", "shape": "some", "seq_len": 8, "batch": 1} | words
+    with pytest.raises(ValueError, match=re.escape(fault)):
+        parsed({"framework": "megatron", "shapes": {"some": shape}, "case": [case]})
+
+
+def test_an_unknown_framework_and_a_choice_of_the_other_one_are_refused() -> None:
+    shape = {"layers": 1, "hidden": 64, "ffn": 64, "heads": 1, "kv_heads": 1}
+    case = {"name": "one", "shape": "some", "seq_len": 8, "batch": 1, "overlap": True}
+    with pytest.raises(ValueError, match="framework 'jax'; known: torchtitan, megatron"):
+        parsed({"framework": "jax", "shapes": {"some": shape}, "case": [case]})
+    with pytest.raises(ValueError, match="overlap is a choice with Megatron-Core alone"):
+        parsed({"shapes": {"some": shape}, "case": [case]})

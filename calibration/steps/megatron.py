@@ -1,0 +1,319 @@
+"""One rank of Megatron-Core with Transformer Engine: a step as Megatron-LM's `pretrain_gpt.py` has it, on random tokens.
+
+Model, parallelism, optimizer and schedule are Megatron-Core's own. What Megatron-LM wraps around them is done as it
+does it, because it makes the host wait: the broadcast of a batch among the ranks of tensor parallelism, and the checks
+for NaN, which read every loss. Apex is not needed: Transformer Engine calls the product of cuBLAS that Apex would.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch  # type: ignore[import-not-found,unused-ignore]
+from megatron.core import parallel_state  # type: ignore[import-not-found,unused-ignore]
+from megatron.core.distributed import (  # type: ignore[import-not-found,unused-ignore]
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.models.gpt import GPTModel  # type: ignore[import-not-found,unused-ignore]
+from megatron.core.models.gpt.gpt_layer_specs import (  # type: ignore[import-not-found,unused-ignore]
+    get_gpt_decoder_block_spec,
+)
+from megatron.core.num_microbatches_calculator import (  # type: ignore[import-not-found,unused-ignore]
+    init_num_microbatches_calculator,
+)
+from megatron.core.optimizer import (  # type: ignore[import-not-found,unused-ignore]
+    OptimizerConfig,
+    get_megatron_optimizer,
+)
+from megatron.core.pipeline_parallel import (  # type: ignore[import-not-found,unused-ignore]
+    get_forward_backward_func,
+)
+from megatron.core.rerun_state_machine import (  # type: ignore[import-not-found,unused-ignore]
+    RerunMode,
+    get_rerun_state_machine,
+    initialize_rerun_state_machine,
+)
+from megatron.core.tensor_parallel import layers  # type: ignore[import-not-found,unused-ignore]
+from megatron.core.tensor_parallel.random import (  # type: ignore[import-not-found,unused-ignore]
+    model_parallel_cuda_manual_seed,
+)
+from megatron.core.transformer import TransformerConfig  # type: ignore[import-not-found,unused-ignore]
+from megatron.core.transformer.enums import AttnBackend  # type: ignore[import-not-found,unused-ignore]
+from megatron.core.transformer.module import Float16Module  # type: ignore[import-not-found,unused-ignore]
+from megatron.core.utils import get_batch_on_this_cp_rank  # type: ignore[import-not-found,unused-ignore]
+from transformer_engine.pytorch.cpp_extensions import (  # type: ignore[import-not-found,unused-ignore]
+    general_gemm,
+)
+
+from calibration.steps.case import Case, Shape
+from calibration.steps.log import ACTIVE, DATA, METRICS, RESERVED, TOKENS
+
+GIB = float(1 << 30)
+BATCHES = 4  # different ones, in turn
+Batch = dict[str, Any]
+
+
+def accumulate_fp32(inputs: Any, gradient: Any, into: Any) -> None:
+    """What Apex's extension does: the product of a weight's gradient, added to its fp32 sum."""
+    general_gemm(inputs, gradient, out_dtype=torch.float32, layout="NT", grad=True, accumulate=True, out=into)
+
+
+layers.fused_weight_gradient_mlp_cuda = SimpleNamespace(wgrad_gemm_accum_fp32=accumulate_fp32)
+layers._grad_accum_fusion_available = True
+
+
+def config_of(case: Case, shape: Shape) -> Any:
+    """A Llama or a Mixtral, with the fusions that Megatron-LM turns on by itself."""
+    return TransformerConfig(
+        num_layers=shape.layers,
+        hidden_size=shape.hidden,
+        ffn_hidden_size=shape.ffn,
+        num_attention_heads=shape.heads,
+        num_query_groups=shape.kv_heads,
+        normalization="RMSNorm",
+        add_bias_linear=False,
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        bias_activation_fusion=True,
+        bias_dropout_fusion=True,
+        masked_softmax_fusion=True,
+        persist_layer_norm=True,
+        apply_rope_fusion=True,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        attention_softmax_in_fp32=False,
+        attention_backend=AttnBackend.fused,
+        bf16=True,
+        params_dtype=torch.bfloat16,
+        pipeline_dtype=torch.bfloat16,
+        tensor_model_parallel_size=case.tp,
+        pipeline_model_parallel_size=case.pp,
+        context_parallel_size=case.cp,
+        expert_model_parallel_size=case.ep,
+        expert_tensor_parallel_size=1 if shape.experts else None,
+        sequence_parallel=case.tp > 1,
+        gradient_accumulation_fusion=True,
+        cross_entropy_loss_fusion=True,
+        cross_entropy_fusion_impl="te",
+        deallocate_pipeline_outputs=True,
+        overlap_p2p_comm=False,
+        batch_p2p_comm=True,
+        **_recompute(case),
+        **_float8(case),
+        **_experts(shape),
+    )
+
+
+def _recompute(case: Case) -> dict[str, Any]:
+    if case.recompute == "none":
+        return {}
+    return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+
+
+def _float8(case: Case) -> dict[str, Any]:
+    if not case.float8:
+        return {}
+    history = {"fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"} if case.float8 == "delayed" else {}
+    return {"fp8": "hybrid", "fp8_recipe": case.float8, **history}
+
+
+def _experts(shape: Shape) -> dict[str, Any]:
+    if not shape.experts:
+        return {}
+    return {
+        "num_moe_experts": shape.experts,
+        "moe_ffn_hidden_size": shape.ffn,
+        "moe_router_topk": shape.topk,
+        "moe_router_load_balancing_type": "none",
+        "moe_router_force_load_balancing": True,
+        "moe_router_dtype": "fp32",
+        "moe_router_fusion": True,
+        "moe_token_dispatcher_type": "alltoall",
+        "moe_grouped_gemm": True,
+        "moe_permute_fusion": True,
+    }
+
+
+class Training:
+    """A model, its optimizer and its batches."""
+
+    def __init__(self, case: Case, shape: Shape) -> None:
+        self.case, self.shape, self.config = case, shape, config_of(case, shape)
+        self.model = self._model()
+        self.optimizer = self._optimizer()
+        self.config.grad_scale_func = self.optimizer.scale_loss
+        self.forward_backward = get_forward_backward_func()
+        self.batches = cycle([self._batch() for _ in range(BATCHES)])
+
+    def _model(self) -> Any:
+        bare = GPTModel(
+            config=self.config,
+            transformer_layer_spec=get_gpt_decoder_block_spec(self.config, use_transformer_engine=True),
+            vocab_size=self.shape.vocab,
+            max_sequence_length=self.case.seq_len,
+            pre_process=parallel_state.is_pipeline_first_stage(),
+            post_process=parallel_state.is_pipeline_last_stage(),
+            share_embeddings_and_output_weights=False,
+            position_embedding_type="rope",
+            rotary_base=500000,
+        )
+        replicated = DistributedDataParallel(
+            config=self.config,
+            ddp_config=DistributedDataParallelConfig(
+                grad_reduce_in_fp32=self.case.reduce == "float32",
+                overlap_grad_reduce=self.case.overlap,
+                overlap_param_gather=self.case.overlap,
+                use_distributed_optimizer=True,
+                check_for_nan_in_grad=True,
+            ),
+            module=Float16Module(self.config, bare.cuda()),
+        )
+        replicated.broadcast_params()
+        self.config.no_sync_func = replicated.no_sync
+        self.config.grad_sync_func = replicated.start_grad_sync if self.case.overlap else None
+        self.config.finalize_model_grads_func = finalize_model_grads
+        return replicated
+
+    def _optimizer(self) -> Any:
+        options = OptimizerConfig(
+            optimizer="adam",
+            lr=1e-5,
+            weight_decay=0.1,
+            clip_grad=1.0,
+            bf16=True,
+            params_dtype=torch.bfloat16,
+            use_distributed_optimizer=True,
+            overlap_param_gather=self.case.overlap,
+        )
+        return get_megatron_optimizer(options, [self.model], use_gloo_process_groups=False)
+
+    def _batch(self) -> Batch:
+        """In pinned memory, as a data loader that is ahead gives it."""
+        rows, columns = self.case.micro_batch, self.case.seq_len
+        tokens = torch.randint(0, self.shape.vocab, (rows, columns + 1))
+        made = {
+            "tokens": tokens[:, :-1].contiguous(),
+            "labels": tokens[:, 1:].contiguous(),
+            "loss_mask": torch.ones(rows, columns),
+            "position_ids": torch.arange(columns).expand(rows, columns).contiguous(),
+        }
+        return {name: value.pin_memory() for name, value in made.items()}
+
+    def sent(self, batches: Iterator[Batch]) -> Batch:
+        """To the first rank of tensor parallelism and from it to the others (`get_batch_on_this_tp_rank`)."""
+        found, first = {}, parallel_state.get_tensor_model_parallel_rank() == 0
+        for name, value in next(batches).items():
+            found[name] = value.cuda(non_blocking=True) if first else torch.empty_like(value, device="cuda")
+            if self.case.tp > 1:
+                root = parallel_state.get_tensor_model_parallel_src_rank()
+                torch.distributed.broadcast(found[name], root, group=parallel_state.get_tensor_model_parallel_group())
+        return get_batch_on_this_cp_rank(found) if self.case.cp > 1 else found
+
+    def forward(self, batches: Iterator[Batch], model: Any) -> tuple[Any, Callable[..., Any]]:
+        """`forward_step` of pretrain_gpt.py."""
+        batch = self.sent(batches)
+        output = model(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
+        return output, partial(loss_of, batch["loss_mask"])
+
+    def step(self) -> float:
+        """`train_step` of training.py; the loss, where the last stage is."""
+        self.model.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        found = self.forward_backward(
+            forward_step_func=self.forward,
+            data_iterator=self.batches,
+            model=[self.model],
+            num_microbatches=self.case.batch // self.case.micro_batch,
+            seq_length=self.case.seq_len,
+            micro_batch_size=self.case.micro_batch,
+            decoder_seq_length=self.case.seq_len,
+            forward_only=False,
+        )
+        good, _, _ = self.optimizer.step()
+        if not good:
+            raise RuntimeError("a step was skipped")
+        if not parallel_state.is_pipeline_last_stage():
+            return 0.0
+        sums = torch.stack([one["lm loss"] for one in found]).sum(dim=0)
+        torch.distributed.all_reduce(sums, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
+        return float(sums[0] / sums[1])
+
+
+def loss_of(mask: Any, output: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """`loss_func` of pretrain_gpt.py: its checks read the loss, so that the host waits for the forward pass."""
+    weights = mask.view(-1).float()
+    loss = torch.sum(output.view(-1).float() * weights)
+    for wrong, word in ((torch.isnan, "loss is NaN"), (torch.isinf, "loss is Inf")):
+        get_rerun_state_machine().validate_result(result=loss, rejection_func=wrong, message=word)
+    number = weights.sum().clone().detach().to(torch.int)
+    return loss, number, {"lm loss": torch.cat([loss.clone().detach().view(1), number.view(1)])}
+
+
+def run(config: Path) -> None:
+    """Trains the case of a file, in a process that has the environment of a rank; a line of metrics for each step."""
+    document = json.loads(config.read_text())
+    case, shape = Case(**document["case"]), Shape(**document["shape"])
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl", device_id=torch.device("cuda", torch.cuda.current_device()))
+    initialize_rerun_state_machine(mode=RerunMode.DISABLED)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=case.tp,
+        pipeline_model_parallel_size=case.pp,
+        context_parallel_size=case.cp,
+        expert_model_parallel_size=case.ep,
+        expert_tensor_parallel_size=1 if shape.experts else None,
+        create_gloo_process_groups=False,
+    )
+    model_parallel_cuda_manual_seed(1234)
+    init_num_microbatches_calculator(0, None, case.batch * case.ddp, case.micro_batch, case.ddp)
+    training = Training(case, shape)
+    for number in range(1, document["steps"] + 1):
+        loss, took_s = timed(training.step)
+        found = record(number, loss, case.global_batch * case.seq_len / case.gpus / took_s)
+        print(METRICS + json.dumps(found), flush=True)  # noqa: T201
+    if document["trace"]:
+        traced(training, config.with_suffix(f".{torch.distributed.get_rank()}.trace.json"))
+    torch.distributed.destroy_process_group()
+
+
+def timed(step: Callable[[], float]) -> tuple[float, float]:
+    """A loss, and the seconds of its step on the slowest rank's clock: all begin and end it together."""
+    torch.cuda.synchronize()
+    torch.distributed.barrier()
+    began = time.perf_counter()
+    loss = step()
+    torch.cuda.synchronize()
+    return loss, time.perf_counter() - began
+
+
+def record(number: int, loss: float, tokens_per_s_per_gpu: float) -> dict[str, float]:
+    """In TorchTitan's words, which `calibration.steps.log` reads."""
+    memory = torch.cuda.memory_stats()
+    return {
+        "step": number,
+        TOKENS: tokens_per_s_per_gpu,
+        ACTIVE: memory["active_bytes.all.peak"] / GIB,
+        RESERVED: memory["reserved_bytes.all.peak"] / GIB,
+        DATA: 0.0,
+        "loss_metrics/global_avg_loss": loss,
+    }
+
+
+def traced(training: Training, path: Path) -> None:
+    """A Kineto trace of one more step."""
+    with torch.profiler.profile() as profile:
+        timed(training.step)
+    profile.export_chrome_trace(str(path))
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]))
