@@ -99,7 +99,7 @@ def _described(row: Row) -> Described:
         training=_training(row),
         layout=_layout(row, whole(row, "tp", 1)),
         stack=made,
-        execution=row.get("execution") or "",
+        execution=row.get("execution") or _execution(made, open_inputs),
         attention=row.get("attention") or "",
     )
     if once := not row.get("expert_mode") and limits_nodes(job):
@@ -112,8 +112,14 @@ def _described(row: Row) -> Described:
     assumed += [f"stack = {made.name}"] if made.name != (row["stack"] or made.name) and not row.get("date") else []
     assumed += [f"gradients = {job.training.gradients}"] if job.training.gradients != gradients else []
     assumed += ["expert_mode = deduplicated"] if once else []
+    assumed += [f"execution = {job.execution}"] if job.execution and not row.get("execution") else []
     assumed += [] if _is_priced(_optimizer(row)) else ["optimizer = adamw"]
     return Described(job=job, assumed=tuple(assumed))
+
+
+def _execution(made: Stack, open_inputs: frozenset[str]) -> str:
+    """CUDA graphs, where a source gives figures of a tuned recipe and not what is in it; else the usual one."""
+    return "graph" if "recompute" in open_inputs and "graph" in made.host.launch_s else ""
 
 
 def _is_priced(optimizer: str) -> bool:

@@ -32,6 +32,15 @@ def accumulation(shard: Shard, parameters: Parameters) -> Accumulation:
     return Accumulation(further if stack.accumulates_first else None, further)
 
 
+def table_accumulation(shard: Shard) -> Accumulation:
+    """Of an embedding table whose layers' GEMMs add up themselves: a dense gradient, zeroed for each micro-batch."""
+    if not shard.stack.fused_gradient_accumulation or shard.training.task == "lora":
+        return accumulation(shard, Parameters(dense=float(shard.vocab * shard.model.hidden)))
+    adds = shard.stack.optimizer.accumulate
+    each = _added(shard, ("zero", *adds) if adds else (), shard.vocab * shard.model.hidden)
+    return Accumulation(each, each)
+
+
 def _added(shard: Shard, kernels: tuple[str, ...], size: int, dtype: str = "") -> Block | None:
     work = kernel_work(shard, kernels, 1, size, "fwd", dtype)
     return Block(name="accumulate", phase="backward", pieces=(work,)) if work else None

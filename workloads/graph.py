@@ -15,6 +15,7 @@ from workloads.errors import WorkloadError
 from workloads.ops import CommunicationOp, HostCopy, Op
 
 COMPUTE = "compute"
+LAYER = "layer"  # name of the blocks of a layer
 
 
 class Work(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
-EXECUTIONS = ("eager", "compile")
+EXECUTIONS = ("eager", "compile", "graph")
 STRICT: Mapping[str, object] = {"extra": "forbid", "allow_inf_nan": False}
 
 
@@ -143,6 +143,9 @@ class Host:
     # By kind of recomputation, eager: further, of each kernel that is run again, in both passes together
     again_s: Mapping[str, Annotated[float, Ge(0)]] = field(default_factory=dict)
     unit_s: Annotated[float, Ge(0)] = 0.0  # to gather and reduce the parameters of a unit of layers, in one pass
+    # For each GEMM over groups of rows further: routing and dispatch; and for each expert of the rank, hooks of weights
+    group_s: Annotated[float, Ge(0)] = 0.0
+    expert_s: Annotated[float, Ge(0)] = 0.0
     step_s: Annotated[float, Ge(0)] = 0.0
     spread: Annotated[float, Ge(0)] = 0.2  # of log(measured / predicted): hosts differ, and their load
     # How far the host keeps its lead over the GPU: within a segment, or through a step that never makes it wait
@@ -152,6 +155,7 @@ class Host:
         False  # it waits for the longest sequence of a batch, in front of each forward attention kernel
     )
     read_s: Annotated[float, Ge(0)] = 0.0  # until the next launch, once the host has waited
+    loss_s: Annotated[float, Ge(0)] = 0.0  # likewise where it reads the loss of every micro-batch; 0: it does not
     blocking: bool = False  # CUDA_LAUNCH_BLOCKING=1: every launch waits for the kernel
     synchronise_s: Annotated[float, Ge(0)] = 0.0  # gap that a blocking launch leaves
 

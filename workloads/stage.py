@@ -6,8 +6,8 @@ from functools import cache, cached_property
 from itertools import chain, groupby
 
 from workloads import transformer
-from workloads.accumulation import Accumulation, accumulation
-from workloads.graph import Block, Segment, Work
+from workloads.accumulation import Accumulation, accumulation, table_accumulation
+from workloads.graph import LAYER, Block, Segment, Work
 from workloads.layout import chunk_layers, recomputed_layers
 from workloads.model import Kind
 from workloads.offload import most_resident_bytes
@@ -70,19 +70,19 @@ class Blocks:
     @cached_property
     def layer_forward(self) -> Block:
         """One layer."""
-        return forward_block("layer", self.layer)
+        return forward_block(LAYER, self.layer)
 
     @cached_property
     def layer_backward(self) -> Block:
         """One layer."""
-        return backward_block("layer", self.layer)
+        return backward_block(LAYER, self.layer)
 
     @cached_property
     def again(self) -> Block:
         """What the backward pass of one layer runs again, by the mode of the job; a compiler, only what it needs."""
         pieces = needed(self.layer) if self.shard.execution == "compile" else self.layer
         work = run_again(pieces, self.shard.recompute_mode, self.shard.training.recompute_modules)
-        return Block(name="layer", phase="recompute", pieces=tuple(map(self._launched_again, work)))
+        return Block(name=LAYER, phase="recompute", pieces=tuple(map(self._launched_again, work)))
 
     def _launched_again(self, work: tuple[Work, ...]) -> tuple[Work, ...]:
         """Without the kernels that a compiler makes: it fuses those that are run again into the backward pass."""
@@ -96,7 +96,12 @@ class Blocks:
 
     @cached_property
     def table_accumulation(self) -> Accumulation:
-        """Adding the gradients of an embedding table to their buffer."""
+        """Adding the gradients of the embedding table to their buffer."""
+        return table_accumulation(self.shard)
+
+    @cached_property
+    def head_accumulation(self) -> Accumulation:
+        """Adding those of the projection onto the vocabulary."""
         return accumulation(self.shard, Parameters(dense=float(self.shard.vocab * self.shard.model.hidden)))
 
     @cached_property
@@ -210,10 +215,11 @@ def chunk_segment(
 
     The embedding goes with layer 0 and the head with the last layer.
     """
-    table_added = blocks.table_accumulation.first if first else blocks.table_accumulation.further
+    table, projection = blocks.table_accumulation, blocks.head_accumulation
+    table_added, head_added = (table.first, projection.first) if first else (table.further, projection.further)
     part = range(chunk.layers) if layers is None else layers
     before = end_blocks(blocks, "embedding", direction, table_added) if chunk.first and part.start == 0 else []
-    behind = end_blocks(blocks, "head", direction, table_added) if chunk.last and part.stop == chunk.layers else []
+    behind = end_blocks(blocks, "head", direction, head_added) if chunk.last and part.stop == chunk.layers else []
     middle = layer_blocks(blocks, chunk, direction, part, first=first)
     ordered = [*before, *middle, *behind] if direction == "F" else [*behind, *middle, *before]
     word = "forward" if direction == "F" else "backward"

@@ -177,4 +177,8 @@ def _loss(shard: Shard) -> Piece:
     vocab = shard.vocab if split else shard.vocab * shard.layout.tp
     piece = pointwise(shard, "loss", kernels, shard.tokens, vocab)
     metrics = kernel_work(shard, shard.kernels.metrics, shard.tokens, vocab, "fwd")
-    return tensor.loss(shard, replace(piece, forward=(*piece.forward, *metrics)))
+    found = tensor.loss(shard, replace(piece, forward=(*piece.forward, *metrics)))
+    if not shard.stack.host.loss_s:
+        return found
+    first, *rest = found.backward
+    return replace(found, backward=(first._replace(counted=True), *rest))

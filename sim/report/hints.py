@@ -31,8 +31,9 @@ def _loss_hints(result: Result, part: str, share: str) -> Iterator[str]:
         other = '"selective" or "none"' if training.recompute_mode == "full" else '"none"'
         yield f"Recomputation: {share}. Memory is left: try training.recompute = {other}."
     elif part == "launch":
-        compiled = "compile" in result.job.stack.host.launch_s and result.job.shard().execution != "compile"
-        other = 'stack.execution = "compile" or ' if compiled else ""
+        executions = result.job.stack.host.launch_s if result.job.shard().execution == "eager" else ()
+        known = [f'stack.execution = "{name}" or ' for name in ("compile", "graph") if name in executions]
+        other = "".join(known)
         yield f"Launching: {share}. Kernels are short: try {other}a larger training.micro_batch."
     elif part == "exposed tp":
         span = " and crosses nodes" if layout.tp > result.job.cluster.domain_gpus else ""

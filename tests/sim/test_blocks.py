@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sim.blocks import BlockTime, Launches, block_tasks, counting_s, gpu_s, host_s, play_block, segment_s
 from workloads.graph import COMPUTE, Block, Segment, Work
-from workloads.ops import Op, Pointwise
+from workloads.ops import Gemm, Op, Pointwise
 from workloads.stack import Host
 
 FREE = Host(launch_s={"eager": 0.0}, message_s={"eager": 0.0, "compile": 0.0})
@@ -255,3 +255,31 @@ def test_a_segment_takes_the_longer_of_its_kernels_and_its_launches():
     for time, expected in ((slow, (2.0, 6.0, 6.0)), (quick, (2.0, 1.0, 2.0))):
         segment, times = Segment(name="forward", blocks=((time.block, 2),)), {id(time.block): time}
         assert (gpu_s(segment, times), host_s(segment, times), segment_s(segment, times)) == expected
+
+
+EXPERTS = Work(Gemm(m=8, n=8, k=8, batch=4, dtype="bf16", out_dtype="bf16", grouped=True))
+GRAPHS = Host(launch_s={"eager": 10.0, "graph": 1.0}, message_s={"eager": 5.0, "graph": 0.5}, group_s=7.0, expert_s=2.0)
+
+
+def launched(made: Block, execution: str) -> list[float]:
+    host = Launches(costs=GRAPHS, execution=execution, recompute="none")
+    return [host.launch_s(made, work) for work in made.work]
+
+
+def test_a_graph_holds_the_kernels_of_a_layer_but_those_of_experts():
+    """By hand: 10 + 7 + 4 x 2 eager; a graph holds routing and dispatch, but not the GEMMs of four experts."""
+    layer = block((kernel(1), message(1), EXPERTS))
+    assert launched(layer, "eager") == [10.0, 5.0, 25.0]
+    assert launched(layer, "graph") == [1.0, 0.5, 18.0]
+
+
+def test_embedding_and_head_stay_outside_of_a_graph():
+    assert launched(replace(block((kernel(1),)), name="head"), "graph") == [10.0]
+
+
+def test_a_host_that_reads_the_loss_leaves_the_gpu_waiting_by_hand():
+    """Behind the loss the host waits 3, then launches for 1 + 0.5; the second kernel is in time."""
+    loss = Work(Pointwise(op="cross_entropy", rows=2000, cols=1, dtype="bf16", direction="bwd"), counted=True)
+    host = Host(launch_s={"eager": 1.0}, message_s={"eager": 0.0}, loss_s=3.0, read_s=9.0)
+    time = played(block((loss, kernel(4))), host)
+    assert (time.gpu_s, time.seconds, time.launch_s) == (10.0, 10.0, 4.0)

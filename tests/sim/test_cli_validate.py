@@ -84,7 +84,7 @@ def test_the_worst_rows_are_accounted_for(runs: Path):
     assert [abs(one["error"]) for one in found["worst"]] == errors[:2]
     text = said(runs, "--worst", 5)
     assert "nothing is fitted from it" in " ".join(text.split())
-    assert "forward" in text
+    assert "launch" in text
 
 
 def test_runs_alike_in_every_column_are_told(tmp_path: Path):

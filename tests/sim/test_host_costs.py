@@ -148,3 +148,18 @@ def test_a_table_given_twice_and_an_unknown_stack_are_refused(tmp_path: Path):
     path = table(tmp_path / "a.csv", rows(("host-bf16",)))
     assert "a.csv: given twice" in invoke(path, path).stderr
     assert "no stack 'torchtitn'" in invoke(path, "--stack", "torchtitn").stderr
+
+
+def test_megatron_core_has_the_costs_that_its_tables_give():
+    """Within the errors of the fit, for the costs that two machines tell."""
+    folder = PROFILE / "megatron-core" / "host"
+    found = host_runs(sorted(folder.glob("*.csv")), "megatron-core")
+    fit = fitted_host(found)
+    stated, fitted = costs_of(stack("megatron-core").host), costs_of(fit.host)
+    assert {name for name, error in fit.errors.items() if error < 0.5} == {
+        "launch_s.eager",
+        "message_s.eager",
+        "group_s",
+    }
+    assert all(fitted[name] == pytest.approx(stated[name], rel=error) for name, error in fit.errors.items())
+    assert (len(found.runs), len(fit.machines)) == (24, 2)

@@ -36,7 +36,11 @@ def hot(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    return table(tmp_path / "runs.csv", row(id="old"), row(id="hot", device="h100-sxm", stack="megatron-core", **LARGE))
+    return table(
+        tmp_path / "runs.csv",
+        row(id="old"),
+        row(id="hot", device="h100-sxm", stack="megatron-core", execution="graph", **LARGE),
+    )
 
 
 def run(*arguments: object) -> Result:
@@ -60,7 +64,7 @@ def test_its_folder_names_it_as_well(runs: Path, hot: Path):
 
 
 def test_kernels_that_draw_more_lower_the_clock_of_a_step(hot: Path):
-    job = job_of(row(device="h100-sxm", stack="megatron-core", **LARGE))
+    job = job_of(row(device="h100-sxm", stack="megatron-core", execution="graph", **LARGE))
     usual, drawn = simulate(job), simulate(job, chosen(hot, job.cluster.device))
     assert drawn.load.clock == pytest.approx(usual.load.clock / DRAWS_MORE**0.5, rel=0.02)
     assert usual.load.clock < 1
@@ -68,7 +72,7 @@ def test_kernels_that_draw_more_lower_the_clock_of_a_step(hot: Path):
 
 
 def test_a_machine_at_full_clock_is_no_faster_for_drawing_less():
-    job = job_of(row(device="h100-sxm", stack="megatron-core", **LARGE))
+    job = job_of(row(device="h100-sxm", stack="megatron-core", execution="graph", **LARGE))
     cool = Profile(device="h100-sxm", stack="", devices=("h100-sxm",), families={}, provenance={}, draw=0.5)
     assert simulate(job, model_of(cool, job.cluster.device)).load.clock == 1
 

@@ -241,7 +241,7 @@ DEEPSEEK = {
 
 def test_small_modules_are_tried_before_whole_layers_where_the_model_has_them():
     """The up-projections of latent attention are run again."""
-    assert described(ROW | DEEPSEEK).assumed == ("recompute = selective:mla_up_proj",)
+    assert described(ROW | DEEPSEEK).assumed == ("recompute = selective:mla_up_proj", "execution = graph")
 
 
 def test_rows_are_sent_once_where_experts_are_spread_over_nodes_and_groups_limit_how_many():
@@ -270,9 +270,9 @@ def test_a_row_may_say_how_ranks_share_a_sequence():
 
 def test_recomputation_that_a_source_leaves_open_is_the_least_that_fits():
     roomy, tight = described(ROW | LARGE | {"gpus": "64", "zero": "1"}), described(ROW | LARGE | {"device": "h200-sxm"})
-    assert roomy.assumed == tight.assumed == ("recompute = none",)
+    assert roomy.assumed == tight.assumed == ("recompute = none", "execution = graph")
     fuller = described(ROW | LARGE | {"gpus": "64", "zero": "1", "micro_batch": "2", "seq_len": "32768"})
-    assert fuller.assumed == ("recompute = full", "gradients = compute")
+    assert fuller.assumed == ("recompute = full", "gradients = compute", "execution = graph")
     assert fuller.job.training.recompute == "full"
     assert peak_memory(fuller.job.shard(), fuller.job.cluster.device.memory_bytes).fits
 
@@ -361,7 +361,7 @@ SPARSE = {
 
 def test_gradients_are_narrowed_before_whole_layers_are_run_again():
     found = described(ROW | SPARSE)
-    assert found.assumed == ("recompute = selective:moe_act", "gradients = compute")
+    assert found.assumed == ("recompute = selective:moe_act", "gradients = compute", "execution = graph")
     memory = found.job.cluster.device.memory_bytes
     assert peak_memory(found.job.shard(), memory).fits
     wide = replace(found.job, training=replace(found.job.training, gradients="fp32"))
@@ -371,13 +371,16 @@ def test_gradients_are_narrowed_before_whole_layers_are_run_again():
 
 
 def test_gradients_that_are_narrow_already_are_no_assumption():
-    assert described(ROW | SPARSE | {"precision": "mxfp8", "micro_batch": "20"}).assumed == ("recompute = full",)
+    assert described(ROW | SPARSE | {"precision": "mxfp8", "micro_batch": "20"}).assumed == (
+        "recompute = full",
+        "execution = graph",
+    )
 
 
 def test_a_row_may_say_the_type_of_its_gradients():
     said = described(ROW | SPARSE | {"gradients": "compute"})
     assert said.job.training.gradients == "compute"
-    assert said.assumed == ("recompute = selective:moe_act",)
+    assert said.assumed == ("recompute = selective:moe_act", "execution = graph")
     assert "training.gradients: no type 'int8'" in reason(gradients="int8")
 
 

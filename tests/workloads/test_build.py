@@ -259,3 +259,36 @@ def test_momentum_has_a_kernel_of_its_own():
 
 def test_adapters_update_nothing_worth_mentioning():
     assert update_work(training={"task": "lora"}) == []
+
+
+def table_additions(shard: Shard) -> list[str]:
+    """Kernels that add the gradient of an embedding table to its buffer, over all ranks."""
+    program, size = build(shard), shard.vocab * shard.model.hidden
+    return [
+        work.op.op
+        for task in program.tasks
+        if isinstance(op := program.ops[task.op], Segment)
+        for block, count in op.blocks
+        for work in block.work * count
+        if isinstance(work.op, Pointwise) and block.name == "accumulate" and work.op.rows * work.op.cols == size
+    ]
+
+
+def test_megatron_core_adds_the_dense_gradient_of_the_embedding_once_a_micro_batch():
+    """The head's weight gradient is a GEMM that adds up itself; so are those of the layers."""
+    batches = {"training": {"global_batch": 3, "micro_batch": 1}}
+    for layout in ({}, {"pp": 2}, {"tp": 2}):
+        assert table_additions(make_shard(LLAMA, "megatron-core", **batches, **layout)) == ["zero", "accumulate"] * 3
+    assert table_additions(make_shard(LLAMA, "megatron-core", training={"task": "lora"})) == []
+
+
+def test_the_loss_is_read_where_the_host_checks_it():
+    def read(name: str) -> set[str]:
+        program = build(make_shard(LLAMA, name))
+        segments = [op for op in program.ops if isinstance(op, Segment)]
+        return {str(work.op) for op in segments for block, _ in op.blocks for work in block.work if work.counted}
+
+    (loss,) = read("megatron-core")
+    assert "op='cross_entropy'" in loss
+    assert "direction='bwd'" in loss
+    assert not read("nemo")
