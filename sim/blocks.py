@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sim.engine import Timeline, play
-from workloads.graph import COMPUTE, LAYER, Block, Segment, Task, Tasks, Work
+from workloads.graph import COMPUTE, HIDDEN, LAYER, Block, Segment, Task, Tasks, Work
 from workloads.ops import Gemm, Op, Pointwise
 from workloads.stack import Host
 
@@ -40,8 +40,10 @@ class Launches:
 
     def launch_s(self, block: Block, item: Work) -> float:
         """Of one kernel or message of a block; behind a wait for the GPU it takes longer."""
-        launched = self.kernel_s(block, item.op) if item.stream == COMPUTE else self.costs.message_s[self.execution]
-        return launched + (self._read_s(item.op) if item.counted else 0.0)
+        if item.stream == COMPUTE:
+            return self.kernel_s(block, item.op) + (self._read_s(item.op) if item.counted else 0.0)
+        chunk = item.name == HIDDEN  # sent by the call that sends the first one
+        return 0.0 if chunk else self.costs.message_s[self.execution] + (self.costs.read_s if item.counted else 0.0)
 
     def _read_s(self, op: Op) -> float:
         """From the end of what the host reads to the next launch: of the loss, or of a size."""

@@ -16,6 +16,7 @@ from workloads.ops import CommunicationOp, HostCopy, Op
 
 COMPUTE = "compute"
 LAYER = "layer"  # name of the blocks of a layer
+HIDDEN = "hidden"  # name of the chunks of a message that run beside the GEMM which it is for
 
 
 class Work(NamedTuple):

@@ -1,4 +1,4 @@
-"""One rank of Megatron-Core with Transformer Engine: a step as Megatron-LM's `pretrain_gpt.py` has it, on random tokens.
+"""One rank of Megatron-Core with Transformer Engine: a step as `pretrain_gpt.py` of Megatron-LM, on random tokens.
 
 Model, parallelism, optimizer and schedule are Megatron-Core's own. What Megatron-LM wraps around them is done as it
 does it, because it makes the host wait: the broadcast of a batch among the ranks of tensor parallelism, and the checks

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.blocks import BlockTime, Launches, block_tasks, counting_s, gpu_s, host_s, play_block, segment_s
-from workloads.graph import COMPUTE, Block, Segment, Work
+from workloads.graph import COMPUTE, HIDDEN, Block, Segment, Work
 from workloads.ops import Gemm, Op, Pointwise
 from workloads.stack import Host
 
@@ -271,6 +271,11 @@ def test_a_graph_holds_the_kernels_of_a_layer_but_those_of_experts():
     layer = block((kernel(1), message(1), EXPERTS))
     assert launched(layer, "eager") == [10.0, 5.0, 25.0]
     assert launched(layer, "graph") == [1.0, 0.5, 18.0]
+
+
+def test_the_chunks_of_a_message_are_sent_by_one_call():
+    layer = block((message(1), message(1, HIDDEN, beside=True), kernel(1)))
+    assert launched(layer, "eager") == [5.0, 0.0, 10.0]
 
 
 def test_embedding_and_head_stay_outside_of_a_graph():

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import chain
 
 from workloads.autocast import DATA
-from workloads.graph import Work
+from workloads.graph import HIDDEN, Work
 from workloads.ops import DTYPE_BYTES, Collective, CollectiveKind, Gemm
 from workloads.pieces import Piece, kernel_work
 from workloads.shard import Shard
@@ -155,6 +155,6 @@ def _beside(shard: Shard, communication: Work, work: tuple[Work, ...], *, before
     assert isinstance(op, Collective)
     exposed = communication._replace(op=replace(op, bytes=op.bytes / op.ranks))
     hidden = communication._replace(
-        op=replace(op, bytes=op.bytes * (op.ranks - 1) / op.ranks), name="hidden", asynchronous=True
+        op=replace(op, bytes=op.bytes * (op.ranks - 1) / op.ranks), name=HIDDEN, asynchronous=True
     )
     return (exposed, hidden, *work) if before else (hidden, *work, exposed)
