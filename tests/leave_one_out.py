@@ -27,7 +27,7 @@ GROUPS = {
         *("megatron-deepspeed-2022", "megatron-deepspeed-rocm"),
     ),
     "eager PyTorch 1.13 and 2": ("aleph-alpha-2023", "bert-base", "internevo", "llm-foundry"),
-    "Transformer Engine": ("megatron-core", "nemo", "nemo-rocm"),
+    "Transformer Engine": ("megatron-core", "nemo", "nemo-2024", "nemo-rocm"),
 }
 LAUNCH_FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 STEP_FACTORS = (0.0, 0.5, 1.0, 2.0, 4.0)

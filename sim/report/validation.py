@@ -21,6 +21,7 @@ WORTH = 0.9  # of the mean error: a part that leaves more of it explains nothing
 CLOSES = 0.1  # of the gap of a row: a part that closes less does not explain the row
 SHOWN_SHARE = 0.005  # of a step
 COLUMN_SHARE = 0.03  # of a step: a part that is less in every row has no column
+MOST_PARTS = 7  # columns that a terminal of 100 has room for
 FIGURES = {
     "n": "n",
     "skipped": "skipped",
@@ -107,7 +108,9 @@ def account_tables(account: Row) -> Iterator[RenderableType]:
 
 def worst_table(rows: Sequence[Row]) -> Table:
     """A row each: its error, its parts, and the part whose factor for the source closes most of the gap."""
-    parts = [part for part in PARTS if any(row["parts"].get(part, 0.0) >= COLUMN_SHARE for row in rows)]
+    largest = {part: max((row["parts"].get(part, 0.0) for row in rows), default=0.0) for part in PARTS}
+    widest = sorted(largest, key=lambda part: -largest[part])[:MOST_PARTS]
+    parts = [part for part in PARTS if part in widest and largest[part] >= COLUMN_SHARE]
     heads = [NARROW.get(part, part.removeprefix("exposed ")) for part in parts]
     made = table("id", "error", *heads, "scaled", "closes")
     for row in rows:
