@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from sim.engine import Timeline, play
 from workloads.graph import COMPUTE, HIDDEN, LAYER, Block, Segment, Task, Tasks, Work
-from workloads.ops import Gemm, Op, Pointwise
+from workloads.ops import Collective, Gemm, Op, Pointwise
+from workloads.parallelism import tensor
 from workloads.stack import Host
 
 
@@ -37,13 +38,23 @@ class Launches:
     costs: Host
     execution: str
     recompute: str
+    chunked: bool = False  # tensor-parallel messages of layers go in chunks
 
     def launch_s(self, block: Block, item: Work) -> float:
         """Of one kernel or message of a block; behind a wait for the GPU it takes longer."""
         if item.stream == COMPUTE:
             return self.kernel_s(block, item.op) + (self._read_s(item.op) if item.counted else 0.0)
-        chunk = item.name == HIDDEN  # sent by the call that sends the first one
-        return 0.0 if chunk else self.costs.message_s[self.execution] + (self.costs.read_s if item.counted else 0.0)
+        if item.name == HIDDEN:  # sent by the call that sends the first chunk
+            return 0.0
+        return self._message_s(block, item) + (self.costs.read_s if item.counted else 0.0)
+
+    def _message_s(self, block: Block, item: Work) -> float:
+        usual = self.costs.message_s[self.execution]
+        if not (
+            self.chunked and block.name == LAYER and item.stream == tensor.STREAM and isinstance(item.op, Collective)
+        ):
+            return usual
+        return min(usual, item.op.ranks * self.costs.chunk_s) if self.costs.chunk_s else usual
 
     def _read_s(self, op: Op) -> float:
         """From the end of what the host reads to the next launch: of the loss, or of a size."""

@@ -142,6 +142,8 @@ class Host:
     message_s: Mapping[str, Annotated[float, Ge(0)]] = field(default_factory=lambda: dict.fromkeys(EXECUTIONS, 2e-5))
     # By kind of recomputation, eager: further, of each kernel that is run again, in both passes together
     again_s: Mapping[str, Annotated[float, Ge(0)]] = field(default_factory=dict)
+    # For each rank of a tensor-parallel message in chunks (user buffers), which C++ sends; 0: as any other message
+    chunk_s: Annotated[float, Ge(0)] = 0.0
     unit_s: Annotated[float, Ge(0)] = 0.0  # to gather and reduce the parameters of a unit of layers, in one pass
     # For each GEMM over groups of rows further: routing and dispatch; and for each expert of the rank, hooks of weights
     group_s: Annotated[float, Ge(0)] = 0.0

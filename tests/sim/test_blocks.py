@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sim.blocks import BlockTime, Launches, block_tasks, counting_s, gpu_s, host_s, play_block, segment_s
 from workloads.graph import COMPUTE, HIDDEN, Block, Segment, Work
-from workloads.ops import Gemm, Op, Pointwise
+from workloads.ops import Collective, Gemm, Op, Pointwise
 from workloads.stack import Host
 
 FREE = Host(launch_s={"eager": 0.0}, message_s={"eager": 0.0, "compile": 0.0})
@@ -276,6 +276,16 @@ def test_a_graph_holds_the_kernels_of_a_layer_but_those_of_experts():
 def test_the_chunks_of_a_message_are_sent_by_one_call():
     layer = block((message(1), message(1, HIDDEN, beside=True), kernel(1)))
     assert launched(layer, "eager") == [5.0, 0.0, 10.0]
+
+
+def test_chunks_in_user_buffers_cost_their_ranks_by_hand():
+    """Four ranks at 0.5; a message of the head, or of another dimension, costs what all do."""
+    gather = Collective(op="all_gather", bytes=8.0, ranks=4, stride=1, dtype="bf16")
+    layer = block((Work(gather, "tp"), Work(gather, "ep")))
+    host = Launches(costs=replace(GRAPHS, chunk_s=0.5), execution="eager", recompute="none", chunked=True)
+    assert [host.launch_s(layer, work) for work in layer.work] == [2.0, 5.0]
+    assert host.launch_s(replace(layer, name="head"), layer.work[0]) == 5.0
+    assert replace(host, chunked=False).launch_s(layer, layer.work[0]) == 5.0
 
 
 def test_embedding_and_head_stay_outside_of_a_graph():
