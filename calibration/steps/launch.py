@@ -73,7 +73,8 @@ def torchrun(trainer: Trainer, config: Path, ranks: int, logs: Path, timeout_s: 
         except subprocess.TimeoutExpired:
             os.killpg(run.pid, signal.SIGKILL)
             run.wait()
-    return [_text(sorted(logs.glob(f"*/attempt_0/{rank}/std*.log"), reverse=True)) for rank in range(ranks)]
+    found = [_text(sorted(logs.glob(f"*/attempt_0/{rank}/std*.log"), reverse=True)) for rank in range(ranks)]
+    return found if any(found) else [_last_words(logs / "launch.txt")]
 
 
 def forked(trainer: Trainer, config: Path, ranks: int, logs: Path, timeout_s: float) -> list[str]:
@@ -175,6 +176,12 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _last_words(log: Path) -> str:
+    """Of a launch that no rank came out of, as a log reads that names an error."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return f"LaunchError: {lines[-1] if lines else 'it said nothing'}"
 
 
 def _text(paths: Sequence[Path]) -> str:

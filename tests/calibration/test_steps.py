@@ -238,6 +238,21 @@ def test_a_rank_that_fails_leaves_its_reason_in_the_log(tmp_path: Path) -> None:
     assert [log.cause([text]) for text in logs] == [f"RuntimeError: rank {rank} of 2 is tired" for rank in (0, 1)]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell script")
+@pytest.mark.parametrize(
+    ("said", "reason"), [("No module named 'torch'", "No module named 'torch'"), ("", "it said nothing")]
+)
+def test_a_launch_that_no_rank_came_out_of_says_why(
+    said: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 1\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(launch.sys, "executable", str(python))
+    logs = launch.torchrun(launch.TRAINERS["torchtitan"], tmp_path / "none.toml", 2, tmp_path, 60.0)
+    assert log.cause(logs) == f"LaunchError: {reason}"
+
+
 @pytest.mark.parametrize("found", read_rows(PROFILE / "step_times.csv"), ids=lambda found: found["id"])
 def test_a_measured_row_is_a_shipped_case_with_figures_that_agree(found: dict[str, str]) -> None:
     case = BY_NAME[found["cite"].split()[1]]
