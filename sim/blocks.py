@@ -42,19 +42,18 @@ class Launches:
 
     def launch_s(self, block: Block, item: Work) -> float:
         """Of one kernel or message of a block; behind a wait for the GPU it takes longer."""
-        if item.stream == COMPUTE:
-            return self.kernel_s(block, item.op) + (self._read_s(item.op) if item.counted else 0.0)
-        if item.name == HIDDEN:  # sent by the call that sends the first chunk
-            return 0.0
-        return self._message_s(block, item) + (self.costs.read_s if item.counted else 0.0)
+        launched = self.kernel_s(block, item.op) if item.stream == COMPUTE else self._message_s(block, item)
+        return launched + (self._read_s(item.op) if item.counted else 0.0)
 
     def _message_s(self, block: Block, item: Work) -> float:
-        usual = self.costs.message_s[self.execution]
-        if not (
-            self.chunked and block.name == LAYER and item.stream == tensor.STREAM and isinstance(item.op, Collective)
-        ):
-            return usual
-        return min(usual, item.op.ranks * self.costs.chunk_s) if self.costs.chunk_s else usual
+        """Of one message; where it is in chunks, the call that sends the first one sends them all."""
+        if item.name == HIDDEN:
+            return 0.0
+        usual, chunk_s = self.costs.message_s[self.execution], self.costs.chunk_s
+        of_layer = block.name == LAYER and item.stream == tensor.STREAM
+        if self.chunked and chunk_s and of_layer and isinstance(item.op, Collective):
+            return min(usual, item.op.ranks * chunk_s)
+        return usual
 
     def _read_s(self, op: Op) -> float:
         """From the end of what the host reads to the next launch: of the loss, or of a size."""

@@ -32,12 +32,12 @@ def accumulation(shard: Shard, parameters: Parameters) -> Accumulation:
     return Accumulation(further if stack.accumulates_first else None, further)
 
 
-def table_accumulation(shard: Shard) -> Accumulation:
+def table_accumulation(shard: Shard, table: Parameters) -> Accumulation:
     """Of an embedding table whose layers' GEMMs add up themselves: a dense gradient, zeroed for each micro-batch."""
     if not shard.stack.fused_gradient_accumulation or shard.training.task == "lora":
-        return accumulation(shard, Parameters(dense=float(shard.vocab * shard.model.hidden)))
+        return accumulation(shard, table)
     adds = shard.stack.optimizer.accumulate
-    each = _added(shard, ("zero", *adds) if adds else (), shard.vocab * shard.model.hidden)
+    each = _added(shard, ("zero", *adds) if adds else (), round(table.total))
     return Accumulation(each, each)
 
 

@@ -97,12 +97,16 @@ class Blocks:
     @cached_property
     def table_accumulation(self) -> Accumulation:
         """Adding the gradients of the embedding table to their buffer."""
-        return table_accumulation(self.shard)
+        return table_accumulation(self.shard, self._table)
 
     @cached_property
     def head_accumulation(self) -> Accumulation:
-        """Adding those of the projection onto the vocabulary."""
-        return accumulation(self.shard, Parameters(dense=float(self.shard.vocab * self.shard.model.hidden)))
+        """Adding those of the projection onto the vocabulary, which is as large."""
+        return accumulation(self.shard, self._table)
+
+    @property
+    def _table(self) -> Parameters:
+        return Parameters(dense=float(self.shard.vocab * self.shard.model.hidden))
 
     @cached_property
     def ends(self) -> dict[str, Block]:

@@ -20,6 +20,8 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+from calibration.steps.case import MEGATRON, TORCHTITAN
+
 # As in TorchTitan's own launch script; the second keeps `import` from opening the GPU in the process that forks.
 ENVIRONMENT = {
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",
@@ -196,13 +198,13 @@ def tidy(folder: Path) -> None:
 
 
 TRAINERS: Mapping[str, Trainer] = {
-    "torchtitan": Trainer(
+    TORCHTITAN: Trainer(
         imports=("torchtitan.train", "calibration.steps.titan"),
         command=("-m", "torchtitan.train", "--job.config_file"),
         train=_train_titan,
         environment={},
     ),
-    "megatron": Trainer(
+    MEGATRON: Trainer(
         imports=("calibration.steps.megatron",),
         command=("-m", "calibration.steps.megatron"),
         train=_train_megatron,

@@ -286,7 +286,7 @@ def run(config: Path) -> None:
 
 
 def timed(step: Callable[[], float]) -> tuple[float, float]:
-    """A loss, and the seconds of its step on the slowest rank's clock: all begin and end it together."""
+    """A loss, and the seconds of its step on this rank's clock: all ranks begin it together."""
     torch.cuda.synchronize()
     torch.distributed.barrier()
     began = time.perf_counter()

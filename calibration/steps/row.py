@@ -72,7 +72,6 @@ def _of_megatron(number: int, case: Case, machine: Machine) -> dict[str, object]
         "source": f"steptime measurement, Megatron-Core 0.16.1 on {machine.title}",
         "stack": "megatron-core",
         "precision": "fp8" if case.float8 else "bf16",
-        "execution": "eager",
         "attention": "flash",
         "micro_batch": case.micro_batch,
         "zero": 1,
@@ -159,11 +158,7 @@ def _notes(case: Case, measured: Measured) -> list[str]:
     if chosen().framework == MEGATRON:
         return _notes_of_megatron(case, measured)
     autocast = not case.precision.startswith("fp32") and not case.sharded and case.dtype == "float32"
-    notes = [
-        f"median of {measured.steps} steps, {measured.fastest_s:.5g} to {measured.slowest_s:.5g} s",
-        f"peak in use {measured.active_gib:.2f} GiB, reserved {measured.reserved_gib:.2f} GiB",
-        f"{measured.data_s * 1e3:.1f} ms of it wait for data",
-    ]
+    notes = [*_figures(measured), f"{measured.data_s * 1e3:.1f} ms of it wait for data"]
     notes += ["torch.autocast over fp32 weights: residuals stay fp32"] if autocast else []
     notes += [f"float8 linears, {case.float8} scales, output layer in bf16"] if case.float8 else []
     notes += ["weights and optimizer states in bf16"] if case.dtype == "bfloat16" else []
@@ -174,11 +169,14 @@ def _notes(case: Case, measured: Measured) -> list[str]:
 
 
 def _notes_of_megatron(case: Case, measured: Measured) -> list[str]:
-    notes = [
-        "Transformer Engine 2.11",
-        f"median of {measured.steps} steps, {measured.fastest_s:.5g} to {measured.slowest_s:.5g} s",
-        f"peak in use {measured.active_gib:.2f} GiB, reserved {measured.reserved_gib:.2f} GiB",
-    ]
+    notes = ["Transformer Engine 2.11", *_figures(measured)]
     notes += [f"fp8 linears, {case.float8} scales"] if case.float8 else []
     notes += ["gradients and weights move beside the computation"] if case.overlap else []
     return notes
+
+
+def _figures(measured: Measured) -> tuple[str, ...]:
+    return (
+        f"median of {measured.steps} steps, {measured.fastest_s:.5g} to {measured.slowest_s:.5g} s",
+        f"peak in use {measured.active_gib:.2f} GiB, reserved {measured.reserved_gib:.2f} GiB",
+    )

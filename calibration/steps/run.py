@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calibration.steps import corpus, table
-from calibration.steps.case import CASES, Case, Cases, chosen, read, shipped
+from calibration.steps.case import CASES, TORCHTITAN, Case, Cases, chosen, read, shipped
 from calibration.steps.config import written
 from calibration.steps.launch import Launch, launcher, tidy
 from calibration.steps.log import FailedRunError, measured
@@ -27,13 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ[CASES] = str(options.cases.resolve())
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    if chosen().framework == "torchtitan":
+    cases = chosen()
+    if cases.framework == TORCHTITAN:
         corpus.build(out / "assets")
-    launch = launcher(options.launcher, chosen().framework)
+    launch = launcher(options.launcher, cases.framework)
     file = options.cases.as_posix() if options.cases else SHIPPED
     machine = Machine(device=options.device, fabric=options.fabric, gpus_per_node=options.gpus_per_node)
     deadline = time.monotonic() + options.budget
-    for number, case in _left(chosen(), out, options):
+    for number, case in _left(cases, out, options):
         if time.monotonic() + options.shortest > deadline:
             break
         began = time.monotonic()
