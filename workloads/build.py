@@ -37,6 +37,7 @@ def _run_schedule(weave: Weave, shard: Shard, stages: list[Passes]) -> None:
         moved = False
         for stage, slot in enumerate(heads):
             if slot is not None and (after := sender.arrived(stage, slot)) is not None:
+                after = sender.received(stage, slot, after)
                 sender.send(stage, slot, stages[stage].run(slot, after, last=slot.micro_batch == count - 1))
                 heads[stage] = next(queues[stage], None)
                 moved = True
@@ -55,8 +56,9 @@ class _Sender:
         self.weave = weave
         self.stages = shard.layout.pp
         self.chunks = shard.layout.pp * shard.layout.vp
-        self.stream = COMPUTE if shard.stack.overlap.pipeline == "none" else pipeline.STREAM
-        self.meets = shard.stack.overlap.pipeline == "rendezvous"
+        how = shard.stack.overlap.pipeline
+        self.stream = COMPUTE if how in ("none", "blocking") else pipeline.STREAM
+        self.meets, self.blocks = how == "rendezvous", how == "blocking"
         self.met: list[tuple[int, ...]] = [()] * self.stages
         self.routes = [pipeline.activations(shard, stage) for stage in range(self.stages)]
         # Direction, number of the chunk in the model, micro-batch -> what its pass waits for; None if not queued yet.
@@ -68,6 +70,13 @@ class _Sender:
     def arrived(self, stage: int, slot: Slot) -> tuple[int, ...] | None:
         """What a slot has to wait for; None if that is not queued yet."""
         return self.inbox[slot.direction][slot.chunk * self.stages + stage][slot.micro_batch]
+
+    def received(self, stage: int, slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:
+        """What the pass of a slot waits for; a receive that blocks stands in front of it."""
+        if not self.blocks or not after or self.stages == 1:
+            return after
+        sender = (stage - 1 if slot.direction == "F" else stage + 1) % self.stages
+        return self.weave.add(self.routes[sender], stage, after, self.stream, slot.micro_batch)
 
     def send(self, stage: int, slot: Slot, done: tuple[int, ...]) -> None:
         """Hand on to the next chunk in the direction of the pass."""
@@ -84,4 +93,4 @@ class _Sender:
             done = (*done, *self.weave.tail(receiver), *self.met[receiver], *self.met[stage])
         sent = self.weave.add(self.routes[stage], stage, done, self.stream, micro_batch)
         self.met[stage] = self.met[receiver] = sent
-        return sent
+        return done if self.blocks else sent

@@ -27,8 +27,9 @@ class Shard:
 
     @property
     def kernels(self) -> Kernels:
-        """Of the stack, in this execution and recomputation."""
-        return self.stack.kernels_for(self.execution, recomputed=self.recompute_mode == "full")
+        """Of the stack, in this execution and recomputation, with this attention."""
+        full, unfused = self.recompute_mode == "full", self.attention == "unfused"
+        return self.stack.kernels_for(self.execution, recomputed=full, unfused=unfused)
 
     @property
     def compiled_kernels(self) -> frozenset[str]:

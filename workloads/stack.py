@@ -112,8 +112,9 @@ class Overlaps:
     tensor_backward: bool = False  # communication of the data gradient beside the weight gradient
     gradients: Literal["none", "backward", "without-pipeline"] = "none"
     parameters: bool = False  # ZeRO all-gathers of parameters beside the next forward pass
-    # Messages between stages: in between computation, beside it, or beside it once both ends have come to them
-    pipeline: Literal["none", "beside", "rendezvous"] = "none"
+    # Messages between stages: in between the sender's computation or that of both ends, beside it, or beside it once
+    # both ends have come to them
+    pipeline: Literal["none", "blocking", "beside", "rendezvous"] = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +183,7 @@ class Stack:
     data: Data = field(default_factory=Data)
     compiled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     recomputed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # with full recomputation
+    unfused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # with unfused attention
     spread: Annotated[float, Ge(0)] = 0.08  # of log(measured / predicted) for what this description leaves out
     keeps_gathered: bool = False  # with sequence parallelism, gathered inputs are kept and not gathered again
     gathers_narrow_inputs: bool = False  # with sequence parallelism, fp8 casts with one scale come before all-gathers
@@ -209,7 +211,8 @@ class Stack:
     quantises_experts: bool = True  # in 8- and 4-bit precisions
     accumulates_first: bool = True  # unfused: the first micro-batch adds to a buffer too
 
-    def kernels_for(self, execution: str, *, recomputed: bool = False) -> Kernels:
-        """Those of that execution: a compiler replaces what stands under `compiled`, full recomputation likewise."""
+    def kernels_for(self, execution: str, *, recomputed: bool = False, unfused: bool = False) -> Kernels:
+        """Those of that execution: a compiler replaces what stands under `compiled`, and so on."""
         compiled = self.compiled if execution == "compile" else {}
-        return dataclasses.replace(self.kernels, **{**compiled, **(self.recomputed if recomputed else {})})
+        further = {**(self.unfused if unfused else {}), **(self.recomputed if recomputed else {})}
+        return dataclasses.replace(self.kernels, **{**compiled, **further})

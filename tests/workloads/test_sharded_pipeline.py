@@ -11,6 +11,7 @@ from sim.step import simulate
 from tests.conftest import LLAMA, SIMPLE, changed, make_job, make_shard
 from workloads.build import build
 from workloads.graph import COMPUTE, Message, Program, Segment, leaf_runs
+from workloads.layout import micro_batches
 from workloads.ops import Collective, Pointwise, Transfer
 from workloads.parallelism.data import gathered_bytes
 
@@ -106,6 +107,28 @@ def test_a_rendezvous_takes_from_interleaving_what_messages_beside_computation_g
         for how in ("beside", "rendezvous")
     }
     assert step_s["rendezvous"] > 1.01 * step_s["beside"]
+
+
+def test_messages_that_block_hold_up_both_ends():
+    """Two stages: a message there and one back for each micro-batch, each in the queues of sender and receiver."""
+    counts = {}
+    for how in ("none", "blocking"):
+        shard = make_shard(LLAMA, on=changed(TITAN, overlap={"pipeline": how}), pp=2)
+        program = build(shard)
+        sent = [task for task in program.tasks if isinstance(program.ops[task.op], Message) and task.micro_batch >= 0]
+        assert {task.stream for task in sent} == {COMPUTE}
+        counts[how] = [sum(task.rank == rank for task in sent) for rank in (0, 1)]
+    assert counts["blocking"] == [2 * count for count in counts["none"]]
+
+
+def test_blocked_receivers_take_longer_by_their_messages():
+    """The last stage, the slowest as it has the head, sends a message for each micro-batch and now receives one."""
+    job = make_job(LLAMA, on=changed(TITAN, overlap={"pipeline": "none"}), pp=4, training={"global_batch": 32})
+    blocked = replace(job, stack=changed(TITAN, overlap={"pipeline": "blocking"}))
+    before, behind = (simulate(found, SIMPLE) for found in (job, blocked))
+    one_s = max(before.prices[op].seconds for op in before.prices if isinstance(op, Transfer))
+    count = micro_batches(job.layout, job.training)
+    assert behind.step_s - before.step_s == pytest.approx(count * one_s, rel=0.1)
 
 
 def test_weights_with_one_scale_are_gathered_in_8_bits():

@@ -29,8 +29,8 @@ FAMILIES = {
 def kernels_of(found: Stack) -> set[tuple[str, str]]:
     """(kernel, direction) of all kernels that a stack names."""
     used = set()
-    for execution, recomputed in product(found.host.launch_s, (False, True)):
-        kernels = found.kernels_for(execution, recomputed=recomputed)
+    for execution, recomputed, unfused in product(found.host.launch_s, (False, True), (False, True)):
+        kernels = found.kernels_for(execution, recomputed=recomputed, unfused=unfused)
         for field in fields(Kernels):
             # Inputs are cast the same way in both passes; metrics have no backward pass.
             directions = ("fwd",) if field.name in ("quantise", "metrics") else ("fwd", "bwd")
@@ -102,6 +102,15 @@ def test_full_recomputation_replaces_kernels_that_there_are(name):
     assert set(found.recomputed) <= {field.name for field in fields(Kernels)}
     for job, kernels in found.recomputed.items():
         assert getattr(found.kernels_for("eager", recomputed=True), job) == kernels
+        assert getattr(found.kernels_for("eager"), job) == getattr(found.kernels, job)
+
+
+@every_stack
+def test_unfused_attention_replaces_kernels_that_there_are(name):
+    found = stack(name)
+    assert set(found.unfused) <= {field.name for field in fields(Kernels)}
+    for job, kernels in found.unfused.items():
+        assert getattr(found.kernels_for("eager", unfused=True), job) == kernels
         assert getattr(found.kernels_for("eager"), job) == getattr(found.kernels, job)
 
 
