@@ -61,6 +61,7 @@ class _Sender:
         self.meets, self.blocks = how == "rendezvous", how == "blocking"
         self.met: list[tuple[int, ...]] = [()] * self.stages
         self.routes = [pipeline.activations(shard, stage) for stage in range(self.stages)]
+        self.sends = [pipeline.send_of(route) if self.blocks else route for route in self.routes]
         # Direction, number of the chunk in the model, micro-batch -> what its pass waits for; None if not queued yet.
         self.inbox: dict[str, list[list[tuple[int, ...] | None]]] = {
             direction: [[None] * micro_batches for _ in range(self.chunks)] for direction in "FB"
@@ -91,6 +92,6 @@ class _Sender:
     def _sent(self, stage: int, receiver: int, done: tuple[int, ...], micro_batch: int) -> tuple[int, ...]:
         if self.meets:
             done = (*done, *self.weave.tail(receiver), *self.met[receiver], *self.met[stage])
-        sent = self.weave.add(self.routes[stage], stage, done, self.stream, micro_batch)
+        sent = self.weave.add(self.sends[stage], stage, done, self.stream, micro_batch)
         self.met[stage] = self.met[receiver] = sent
         return done if self.blocks else sent

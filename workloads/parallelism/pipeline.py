@@ -1,5 +1,7 @@
 """Pipeline parallelism: messages between stages, and the sum of gradients of a shared embedding."""
 
+from dataclasses import replace
+
 from workloads.graph import Message
 from workloads.ops import DTYPE_BYTES, Collective, Transfer
 from workloads.shard import Shard
@@ -29,6 +31,11 @@ def activations(shard: Shard, source: int) -> Message:
         return Message(name="send_recv", ops=(send,), dimension=DIMENSION)
     gather = Collective(op="all_gather", bytes=size, ranks=layout.tp, dtype=shard.precision.activation)
     return Message(name="send_recv", ops=(send, gather), dimension=DIMENSION)
+
+
+def send_of(message: Message) -> Message:
+    """What the sender has of it: parts are gathered on arrival."""
+    return replace(message, ops=message.ops[:1])
 
 
 def embedding_gradients(shard: Shard) -> Message:
