@@ -47,6 +47,7 @@ def _run_schedule(weave: Weave, shard: Shard, stages: list[Passes]) -> None:
 class _Sender:
     """Carries activations and their gradients from stage to stage.
 
+    A message that blocks stands in the queue of both ends, with the sender what is sent, with the receiver all of it.
     At a rendezvous a receiver posts in its program that it takes a message, and the library that has worked out the
     programs posts it where the sender sends: behind what the receiver has computed by then. Messages of one rank, in
     and out, go one after the other.

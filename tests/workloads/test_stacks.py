@@ -97,20 +97,13 @@ def test_a_compiler_replaces_kernels_that_there_are(name):
 
 
 @every_stack
-def test_full_recomputation_replaces_kernels_that_there_are(name):
+@pytest.mark.parametrize("where", ["recomputed", "unfused"])
+def test_full_recomputation_and_unfused_attention_replace_kernels_that_there_are(name, where):
     found = stack(name)
-    assert set(found.recomputed) <= {field.name for field in fields(Kernels)}
-    for job, kernels in found.recomputed.items():
-        assert getattr(found.kernels_for("eager", recomputed=True), job) == kernels
-        assert getattr(found.kernels_for("eager"), job) == getattr(found.kernels, job)
-
-
-@every_stack
-def test_unfused_attention_replaces_kernels_that_there_are(name):
-    found = stack(name)
-    assert set(found.unfused) <= {field.name for field in fields(Kernels)}
-    for job, kernels in found.unfused.items():
-        assert getattr(found.kernels_for("eager", unfused=True), job) == kernels
+    replaced = getattr(found, where)
+    assert set(replaced) <= {field.name for field in fields(Kernels)}
+    for job, kernels in replaced.items():
+        assert getattr(found.kernels_for("eager", **{where: True}), job) == kernels
         assert getattr(found.kernels_for("eager"), job) == getattr(found.kernels, job)
 
 
