@@ -13,7 +13,7 @@ from sim.catalog import stack, stacks
 from sim.cells import SkippedRowError, positive, whole
 from sim.job import Job
 from sim.row_model import model_of
-from sim.usual import least_that_fits, limits_nodes, release
+from sim.usual import interleaved, least_that_fits, limits_nodes, release
 from workloads.errors import WorkloadError, unknown
 from workloads.layout import UNSET, ContextMode, ExpertMode, Layout, Training
 from workloads.schedules import schedule, schedules
@@ -106,12 +106,13 @@ def _described(row: Row) -> Described:
         job = replace(job, layout=replace(job.layout, expert_mode="deduplicated"))
     gradients = job.training.gradients
     if "recompute" in open_inputs:
-        job = least_that_fits(job)
+        job = least_that_fits(job if row.get("vp") else interleaved(job))
     filled = {"zero_stage_or_fsdp": f"zero = {job.layout.zero}", "recompute": f"recompute = {job.training.recompute}"}
     assumed = [words for name, words in filled.items() if name in open_inputs]
     assumed += [f"stack = {made.name}"] if made.name != (row["stack"] or made.name) and not row.get("date") else []
     assumed += [f"gradients = {job.training.gradients}"] if job.training.gradients != gradients else []
     assumed += ["expert_mode = deduplicated"] if once else []
+    assumed += [f"vp = {job.layout.vp}"] if job.layout.vp != whole(row, "vp", 1) else []
     assumed += [f"execution = {job.execution}"] if job.execution and not row.get("execution") else []
     assumed += [] if _is_priced(_optimizer(row)) else ["optimizer = adamw"]
     return Described(job=job, assumed=tuple(assumed))

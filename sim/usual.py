@@ -1,4 +1,4 @@
-"""What is usual where a source leaves it open: release, recomputation, gradients, offloading, exchange of experts.
+"""What is usual where a source leaves it open: release, chunks, recomputation, gradients, offloading, exchanges.
 
 Nothing here knows what was measured (docs/tasks/validate.md, what is assumed).
 """
@@ -12,7 +12,8 @@ from sim.cells import SkippedRowError
 from sim.job import Job
 from sim.memory import peak_memory
 from sim.step import simulate
-from workloads.layout import missing_module
+from workloads.errors import WorkloadError
+from workloads.layout import check, missing_module
 from workloads.stack import Stack
 
 # How long a device has been sold when a run on it is published, in the middle (docs/tasks/validate.md, what is assumed)
@@ -65,6 +66,18 @@ def _recomputed(job: Job, recompute: str) -> Job:
 
 def _fits(job: Job) -> bool:
     return peak_memory(job.shard(), job.cluster.device.memory_bytes).fits
+
+
+def interleaved(job: Job) -> Job:
+    """In chunks of one layer, as tuned recipes of the stack have it where all weights are trained and that goes."""
+    if not job.stack.interleaves or job.training.task == "lora" or job.layout.pp == 1:
+        return job
+    found = replace(job, layout=replace(job.layout, vp=max(job.model.layers // job.layout.pp, 1)))
+    try:
+        check(found.model, found.layout, found.training)
+    except WorkloadError:
+        return job
+    return found
 
 
 def limits_nodes(job: Job) -> bool:

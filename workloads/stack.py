@@ -202,6 +202,8 @@ class Stack:
     # Tried in this order for a run whose source does not say what is run again: the first one that fits. `offload:N`
     # with the smallest N that fits, where that is faster than `full`.
     recompute_tried: tuple[str, ...] = ("none", "selective", "full")
+    # Whether its tuned recipes deal one layer to each chunk of a pipeline, for runs whose source does not say
+    interleaves: bool = False
     # Stack of an earlier release -> until when runs were of it
     earlier: Mapping[str, date] = field(default_factory=dict)
     pads_vocab_to: int = 1

@@ -268,6 +268,28 @@ def test_a_row_may_say_how_ranks_share_a_sequence():
     assert "layout.context_mode: no mode 'by post'" in reason(**llama, context_mode="by post")
 
 
+TUNED = {"stack": "nemo", "date": "2024-07-01", "tp": "1", "pp": "4", "global_batch": "64", "layers": "24"}
+TUNED |= {"recompute": "", "missing_inputs": "recompute"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "chunks"),
+    [
+        ({}, 6),
+        ({"vp": "1"}, 1),  # the source says so
+        ({"task": "LoRA"}, 1),  # whose recipes have none
+        ({"pp": "1"}, 1),
+        ({"global_batch": "8"}, 1),  # one micro-batch cannot be interleaved
+        ({"date": "2026-07-01"}, 1),
+        ({"recompute": "none", "missing_inputs": ""}, 1),  # not a recipe that is not given
+    ],
+)
+def test_a_recipe_that_is_not_given_interleaves_as_the_stack_usually_does(cells, chunks):
+    found = described(ROW | TUNED | cells)
+    assert found.job.layout.vp == chunks
+    assert ("vp = 6" in found.assumed) == (chunks == 6)
+
+
 def test_recomputation_that_a_source_leaves_open_is_the_least_that_fits():
     roomy, tight = described(ROW | LARGE | {"gpus": "64", "zero": "1"}), described(ROW | LARGE | {"device": "h200-sxm"})
     assert roomy.assumed == tight.assumed == ("recompute = none", "execution = graph")
