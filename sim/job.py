@@ -17,7 +17,7 @@ class Job:
     """One training configuration.
 
     Args:
-        execution: eager or compile; empty for the stack's usual one.
+        execution: eager, compile or graph; empty for the stack's usual one.
         attention: flash or unfused; empty for the stack's usual one.
     """
 

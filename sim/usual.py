@@ -13,7 +13,7 @@ from sim.job import Job
 from sim.memory import peak_memory
 from sim.step import simulate
 from workloads.errors import WorkloadError
-from workloads.layout import check, missing_module
+from workloads.layout import missing_module
 from workloads.stack import Stack
 
 # How long a device has been sold when a run on it is published, in the middle (docs/tasks/validate.md, what is assumed)
@@ -72,9 +72,9 @@ def interleaved(job: Job) -> Job:
     """In chunks of one layer, as tuned recipes of the stack have it where all weights are trained and that goes."""
     if not job.stack.interleaves or job.training.task == "lora" or job.layout.pp == 1:
         return job
-    found = replace(job, layout=replace(job.layout, vp=max(job.model.layers // job.layout.pp, 1)))
+    found = replace(job, layout=replace(job.layout, vp=job.model.layers // job.layout.pp))
     try:
-        check(found.model, found.layout, found.training)
+        found.shard()
     except WorkloadError:
         return job
     return found

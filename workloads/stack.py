@@ -214,7 +214,8 @@ class Stack:
     accumulates_first: bool = True  # unfused: the first micro-batch adds to a buffer too
 
     def kernels_for(self, execution: str, *, recomputed: bool = False, unfused: bool = False) -> Kernels:
-        """Those of that execution: a compiler replaces what stands under `compiled`, and so on."""
-        compiled = self.compiled if execution == "compile" else {}
-        further = {**(self.unfused if unfused else {}), **(self.recomputed if recomputed else {})}
-        return dataclasses.replace(self.kernels, **{**compiled, **further})
+        """Those of that execution: a compiler replaces what stands under `compiled`, and so on; the last one counts."""
+        replaced = dict(self.compiled) if execution == "compile" else {}
+        replaced |= self.unfused if unfused else {}
+        replaced |= self.recomputed if recomputed else {}
+        return dataclasses.replace(self.kernels, **replaced)
