@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sim.engine import Timeline, play
 from workloads.graph import COMPUTE, HIDDEN, LAYER, Block, Segment, Task, Tasks, Work
-from workloads.ops import Collective, Gemm, Op, Pointwise
+from workloads.ops import Collective, Gemm, Op, Pointwise, Transfer
 from workloads.parallelism import tensor
 from workloads.stack import Host
 
@@ -50,6 +50,8 @@ class Launches:
         if item.name == HIDDEN:
             return 0.0
         usual, chunk_s = self.costs.message_s[self.execution], self.costs.chunk_s
+        if isinstance(item.op, Transfer):  # of a ring: other messages between two ranks are in no block
+            return usual if self.execution == "graph" else usual + self.costs.ring_s
         of_layer = block.name == LAYER and item.stream == tensor.STREAM
         if self.chunked and chunk_s and of_layer and isinstance(item.op, Collective):
             return min(usual, item.op.ranks * chunk_s)

@@ -9,7 +9,7 @@ from workloads.errors import WorkloadError, unknown
 from workloads.layout import Layout, Training, check
 from workloads.model import Model
 from workloads.shard import Shard
-from workloads.stack import Stack
+from workloads.stack import Host, Stack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +19,7 @@ class Job:
     Args:
         execution: eager, compile or graph; empty for the stack's usual one.
         attention: flash or unfused; empty for the stack's usual one.
+        host_pace: time that the host takes, relative to the costs that the stack gives; None for the stack's own.
     """
 
     model: Model
@@ -28,6 +29,12 @@ class Job:
     stack: Stack
     execution: str = ""
     attention: str = ""
+    host_pace: float | None = None
+
+    @property
+    def host(self) -> Host:
+        """What the CPU costs on this job's nodes."""
+        return self.stack.host.paced(self.host_pace)
 
     @property
     def gpus(self) -> int:

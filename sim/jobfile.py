@@ -132,6 +132,7 @@ def job(given: Parts, where: str) -> Job:
         stack=given.stack,
         execution=tables.stack.execution,
         attention=tables.stack.attention,
+        host_pace=tables.stack.host_pace,
     )
     try:
         made.shard()
@@ -155,7 +156,12 @@ def resolved(job: Job) -> dict[str, Any]:
         },
         "training": asdict(job.training) | {"micro_batches": micro_batches(job.layout, job.training)},
         "layout": asdict(job.layout) | {"schedule": job.layout.schedule_name, "etp": etp},
-        "stack": {"name": job.stack.name, "execution": shard.execution, "attention": shard.attention},
+        "stack": {
+            "name": job.stack.name,
+            "execution": shard.execution,
+            "attention": shard.attention,
+            "host_pace": job.stack.host.pace if job.host_pace is None else job.host_pace,
+        },
     }
 
 

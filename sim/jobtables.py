@@ -76,6 +76,7 @@ class StackTable:
     name: str
     execution: str = ""
     attention: str = ""
+    host_pace: Annotated[float, Gt(0), Le(1000)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

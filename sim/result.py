@@ -45,7 +45,7 @@ class Result:
     @cached_property
     def step_s(self) -> float:
         """From the start of one step to the start of the next."""
-        return self.timeline.seconds + self.job.stack.host.step_s
+        return self.timeline.seconds + self.job.host.step_s
 
     @property
     def tokens_per_s(self) -> float:
@@ -86,7 +86,7 @@ class Result:
     @cached_property
     def breakdown(self) -> dict[str, float]:
         """Part -> seconds, a mean over ranks; they add up to `step_s`."""
-        host_s = self.job.stack.host.step_s
+        host_s = self.job.host.step_s
         return breakdown(self.program, self.times, self.timeline, self.task_seconds, host_s)
 
     @property

@@ -102,6 +102,7 @@ def _described(row: Row) -> Described:
         stack=made,
         execution=row.get("execution") or _execution(made, open_inputs),
         attention=row.get("attention") or "",
+        host_pace=positive(row, "host_pace") if row.get("host_pace") else None,
     )
     if once := not row.get("expert_mode") and limits_nodes(job):
         job = replace(job, layout=replace(job.layout, expert_mode="deduplicated"))

@@ -63,7 +63,7 @@ def block_times(job: Job, program: Program, prices: Mapping[Op, Price]) -> dict[
     seconds = {op: paid.seconds for op, paid in prices.items()}
     execution = job.execution or job.stack.execution
     chunked = job.stack.overlap.tensor
-    host = Launches(costs=job.stack.host, execution=execution, recompute=job.shard().recompute_mode, chunked=chunked)
+    host = Launches(costs=job.host, execution=execution, recompute=job.shard().recompute_mode, chunked=chunked)
     rates = contention.in_blocks(job)
     return {id(block): play_block(block, seconds, host, *rates) for block in blocks(program)}
 

@@ -5,9 +5,9 @@ A stack is a TOML file in `stacks/`. Every entry is a fact about the software, t
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import date
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
@@ -149,6 +149,8 @@ class Host:
     # For each GEMM over groups of rows further: routing and dispatch; and for each expert of the rank, hooks of weights
     group_s: Annotated[float, Ge(0)] = 0.0
     expert_s: Annotated[float, Ge(0)] = 0.0
+    # For each block of keys and values that comes around a ring of context parallelism, in one pass
+    ring_s: Annotated[float, Ge(0)] = 0.0
     step_s: Annotated[float, Ge(0)] = 0.0
     spread: Annotated[float, Ge(0)] = 0.2  # of log(measured / predicted): hosts differ, and their load
     # How far the host keeps its lead over the GPU: within a segment, or through a step that never makes it wait
@@ -161,6 +163,19 @@ class Host:
     loss_s: Annotated[float, Ge(0)] = 0.0  # likewise where it reads the loss of every micro-batch; 0: it does not
     blocking: bool = False  # CUDA_LAUNCH_BLOCKING=1: every launch waits for the kernel
     synchronise_s: Annotated[float, Ge(0)] = 0.0  # gap that a blocking launch leaves
+    pace: Annotated[float, Gt(0)] = 1.0  # time that all of this takes, relative to what is given: whose cores they are
+
+    def paced(self, pace: float | None = None) -> "Host":
+        """What all of it costs at a pace, by default its own."""
+        factor = self.pace if pace is None else pace
+        times = [entry.name for entry in fields(self) if entry.name.endswith("_s")]
+        costs: dict[str, Any] = {name: _at_pace(getattr(self, name), factor) for name in times}
+        return replace(self, **costs, pace=1.0)
+
+
+def _at_pace(cost: float | Mapping[str, float], factor: float) -> float | dict[str, float]:
+    """A cost, or a table of them."""
+    return {key: value * factor for key, value in cost.items()} if isinstance(cost, Mapping) else cost * factor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -165,7 +165,7 @@ def costs_of(host: Host) -> dict[str, float]:
     """Seconds by name: `launch_s.eager`, `unit_s`."""
     tables = {"launch_s": host.launch_s, "again_s": host.again_s, "message_s": host.message_s}
     found = {f"{table}.{key}": cost for table, costs in tables.items() for key, cost in costs.items()}
-    shown = {name: getattr(host, name) for name in ("group_s", "expert_s") if getattr(host, name)}
+    shown = {name: getattr(host, name) for name in ("group_s", "expert_s", "ring_s") if getattr(host, name)}
     return {**found, "unit_s": host.unit_s, "step_s": host.step_s, **shown}
 
 

@@ -97,12 +97,13 @@ def _header(result: Result) -> RenderableType:
     software = f"{job.stack.name}, {shard.execution}, {shard.attention} attention, {training.optimizer}"
     reduced = "" if training.gradients == "auto" else f", gradients reduced in {shard.reduced_dtype}"
     precision = f"{training.precision}{reduced}, recompute {training.recompute}"
+    pace = "" if job.host_pace is None else f", host x {job.host_pace:g}"
     rows: dict[str, RenderableType] = {
         "Model": Text(name, "bold"),
         "Cluster": machine + used,
         "Layout": " ".join(_layout_words(result)),
         "Batch": batch,
-        "Stack": f"{software}; {precision}" + (", LoRA" if training.task == "lora" else ""),
+        "Stack": f"{software}; {precision}" + (", LoRA" if training.task == "lora" else "") + pace,
     }
     for key, value in rows.items():
         grid.add_row(Text(key, "dim"), value)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sim.blocks import BlockTime, Launches, block_tasks, counting_s, gpu_s, host_s, play_block, segment_s
 from workloads.graph import COMPUTE, HIDDEN, Block, Segment, Work
-from workloads.ops import Collective, Gemm, Op, Pointwise
+from workloads.ops import Collective, Gemm, Op, Pointwise, Transfer
 from workloads.stack import Host
 
 FREE = Host(launch_s={"eager": 0.0}, message_s={"eager": 0.0, "compile": 0.0})
@@ -286,6 +286,13 @@ def test_chunks_in_user_buffers_cost_their_ranks_by_hand():
     assert [host.launch_s(layer, work) for work in layer.work] == [2.0, 5.0]
     assert host.launch_s(replace(layer, name="head"), layer.work[0]) == 5.0
     assert replace(host, chunked=False).launch_s(layer, layer.work[0]) == 5.0
+
+
+def test_a_block_of_a_ring_costs_python_beside_its_message_but_not_in_a_graph():
+    layer = block((Work(Transfer(bytes=8.0, stride=1, ranks=2), "cp", asynchronous=True), kernel(1)))
+    costs = replace(GRAPHS, ring_s=3.0)
+    eager, graph = (Launches(costs=costs, execution=how, recompute="none") for how in ("eager", "graph"))
+    assert [host.launch_s(layer, layer.work[0]) for host in (eager, graph)] == [8.0, 0.5]
 
 
 def test_embedding_and_head_stay_outside_of_a_graph():

@@ -174,6 +174,17 @@ def test_an_execution_that_the_stack_has_not_is_refused(path: Path):
         read_job(path, ["stack.execution=compile"])
 
 
+def test_the_pace_of_a_host_is_a_jobs_own_or_its_stacks(path: Path):
+    """NeMo's hosts run at 0.73 of what was measured for Megatron-Core's layers."""
+    assert read_job(path, ["stack.host_pace=2"]).host.launch_s["eager"] == 2 * read_job(path).host.launch_s["eager"]
+    given, measured = (read_job(path, [f"stack.name={name}"]) for name in ("nemo", "megatron-core"))
+    assert given.host.launch_s["eager"] == pytest.approx(0.73 * measured.host.launch_s["eager"])
+    assert resolved(given)["stack"]["host_pace"] == 0.73
+    for pace in ("0", "-1", "fast"):
+        with pytest.raises(DescriptorError, match="host_pace"):
+            read_job(path, [f"stack.host_pace={pace}"])
+
+
 def test_a_step_too_long_to_play_is_refused(path: Path):
     with pytest.raises(WorkloadError, match="passes are more than"):
         read_job(path, ["training.global_batch=1_000_000"])
@@ -224,7 +235,8 @@ def test_a_resolved_job_says_what_the_file_left_open(path: Path):
     tables = resolved(read_job(path))
     assert tables["layout"]["dp"] == 1
     assert tables["layout"]["schedule"] == "one_f_one_b"
-    assert tables["stack"] == {"name": "megatron-lm-2022", "execution": "eager", "attention": "unfused"}
+    stack = {"name": "megatron-lm-2022", "execution": "eager", "attention": "unfused", "host_pace": 1.0}
+    assert tables["stack"] == stack
     assert tables["training"]["micro_batches"] == 64
 
 

@@ -118,6 +118,8 @@ MEANINGS: list[tuple[dict[str, str], Callable[[Job], object]]] = [
     ({"stack": "megatron-core", "tp": "1"}, lambda found: not found.layout.sequence_parallel),
     ({"execution": "compile", "stack": "torchtitan"}, lambda found: found.execution == "compile"),
     ({"attention": "flash"}, lambda found: found.attention == "flash"),
+    ({"host_pace": "0.73"}, lambda found: found.host_pace == 0.73),
+    ({"host_pace": ""}, lambda found: found.host_pace is None),
     ({"model": "GPT small"}, lambda found: found.model.name == "GPT small"),
 ]
 

@@ -158,3 +158,19 @@ def test_a_stack_of_ones_own_is_read_from_its_file(tmp_path):
 def test_an_unknown_stack_is_answered_with_the_nearest():
     with pytest.raises(ValueError, match="no stack 'megatron-lm-2023'; nearest: megatron-lm-202"):
         stack("megatron-lm-2023")
+
+
+def test_every_time_of_a_host_goes_with_its_pace_and_nothing_else():
+    host = replace(stack("torchtitan").host, pace=2.0, ring_s=3.0)
+    slow = host.paced()
+    for entry in fields(host):
+        was, became = getattr(host, entry.name), getattr(slow, entry.name)
+        if entry.name == "pace":
+            assert became == 1.0
+        elif not entry.name.endswith("_s"):
+            assert became == was
+        elif isinstance(was, float):
+            assert became == 2.0 * was
+        else:
+            assert became == {key: 2.0 * cost for key, cost in was.items()}
+    assert host.paced(1.0) == replace(host, pace=1.0)
