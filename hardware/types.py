@@ -128,6 +128,7 @@ class Fabric:
             links of a device; members - 1 for the rest.
         in_switch_share: architecture -> share of the peak that all-reduces inside the switch reach;
             architectures that cannot have the switch reduce are absent.
+        clock_share: how much of the slowdown of a GEMM at a lower clock its messages have: SMs move them.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -144,6 +145,7 @@ class Fabric:
     message_share: Mapping[str, Positive] = field(default_factory=dict)
     rings: Mapping[str, Positive] = field(default_factory=dict)
     in_switch_share: Mapping[str, Share] = field(default_factory=dict)
+    clock_share: Annotated[float, Ge(0), Le(1)] = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

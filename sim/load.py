@@ -6,7 +6,7 @@ loop of GEMMs alone.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from calibration.cost import power
 from calibration.cost.model import CostModel, draw_of
 from calibration.cost.physics import Physics
-from hardware.types import Device
+from hardware.types import Cluster, Device
 from sim.blocks import BlockTime, segment_s
+from sim.collectives import in_one_domain
 from sim.job import Job
 from sim.price import Price, on_device
-from workloads.graph import Program, Segment, leaf_runs, runs
+from workloads.graph import Program, Segment, leaf_runs, messages_among_kernels, runs
 from workloads.ops import ComputeOp, Op
 
 
@@ -54,14 +55,18 @@ def load_of(
     return Load(clock=float(power.clock(draw, device, job.gpus)), watts=float(power.watts(draw, device)))
 
 
-def slowed(prices: Mapping[Op, Price], device: Device, at: float) -> dict[Op, Price]:
-    """Prices at a clock, from those at full clock: the physics says how much each op slows down."""
-    ops = [op for op in prices if isinstance(op, ComputeOp)]
-    ratio = _seconds(ops, device, at) / _seconds(ops, device, 1.0)
-    slow: dict[Op, Price] = {
-        op: Price(seconds=prices[op].seconds * r, spread=prices[op].spread) for op, r in zip(ops, ratio, strict=True)
-    }
-    return {**prices, **slow}
+def slowed(prices: Mapping[Op, Price], program: Program, cluster: Cluster, at: float) -> dict[Op, Price]:
+    """Prices of a program at a clock, from those at full clock: the physics says how much each kernel slows down.
+
+    Messages within a domain slow down among kernels, since SMs move them. At the end of a step the clock is back.
+    """
+    kernels = [op for op in prices if isinstance(op, ComputeOp)]
+    near = [op for op in messages_among_kernels(program) if in_one_domain(op, cluster)]
+    lost = 1.0 / at - 1.0
+    ratios = _seconds(kernels, cluster.device, at) / _seconds(kernels, cluster.device, 1.0)
+    slower: dict[Op, float] = dict(zip(kernels, ratios.tolist(), strict=True))
+    slower |= dict.fromkeys(near, 1.0 + cluster.scale_up.clock_share * lost)
+    return {op: replace(paid, seconds=paid.seconds * slower.get(op, 1.0)) for op, paid in prices.items()}
 
 
 def _seconds(ops: Sequence[ComputeOp], device: Device, at: float) -> NDArray[np.float64]:

@@ -35,7 +35,7 @@ def played(job: Job, program: Program, prices: Mapping[Op, Price], cost_model: C
     times = block_times(job, program, prices)
     load = load_of(program, times, prices, job, cost_model)
     if load.clock < 1.0:
-        prices = slowed(prices, job.cluster.device, load.clock)
+        prices = slowed(prices, program, job.cluster, load.clock)
         times = block_times(job, program, prices)
     op_seconds = [_seconds(op, times, prices) for op in program.ops]
     seconds = task_seconds(program, op_seconds, times, ahead=job.stack.host.ahead == "step")

@@ -172,6 +172,13 @@ def leaf_ops(program: Program) -> list[Op]:
     return list(seen)
 
 
+def messages_among_kernels(program: Program) -> set[CommunicationOp]:
+    """Those of blocks, and those between ranks that run beside them: not what is left when the kernels have ended."""
+    found = {work.op for block in blocks(program) for work in block.work}
+    found |= {op for message in program.ops if isinstance(message, Message) and message.beside for op in message.ops}
+    return {op for op in found if isinstance(op, CommunicationOp)}
+
+
 def blocks(program: Program) -> list[Block]:
     """The different blocks of a program, in order of appearance."""
     found: dict[int, Block] = {}

@@ -1,5 +1,6 @@
 """The clock of a step: worked by hand, and what many GPUs that wait for each other make of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,13 @@ import pytest
 from calibration.cost import power
 from hardware import catalog
 from sim.jobfile import read_job
+from sim.load import slowed
+from sim.price import Price
 from sim.step import simulate
+from tests.conftest import make_job
+from workloads.build import build
+from workloads.graph import leaf_ops
+from workloads.ops import Collective
 
 H200 = catalog.device("h200-sxm")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "llama-3.1-8b-fsdp.toml"
@@ -37,3 +44,27 @@ def test_replicas_slow_each_other_down():
     settings = [(f"cluster.nodes={nodes}", f"training.global_batch={16 * nodes}") for nodes in (1, 8)]
     one, eight = (simulate(read_job(EXAMPLE, each)).load.clock for each in settings)
     assert eight < one < 1.0
+
+
+def test_messages_among_kernels_lose_two_thirds_of_what_gemms_lose_by_hand():
+    """At 0.8 of the clock a GEMM that hangs on it takes 1.25 times as long, a message 1 + 0.66 * 0.25."""
+    job = make_job(tp=2, dp=2)
+    program = build(job.shard())
+    prices = {op: Price(seconds=1.0, spread=0.1) for op in leaf_ops(program)}
+    at = slowed(prices, program, job.cluster, 0.8)
+    collectives = {op: at[op].seconds for op in prices if isinstance(op, Collective)}
+    among = {op: seconds for op, seconds in collectives.items() if op.ranks == 2 and op.stride == 1}
+    assert list(among.values()) == pytest.approx([1.165] * len(among))
+    assert among
+    gradients = set(collectives) - set(among)  # summed when the kernels have ended, with this stack
+    assert gradients
+    assert {collectives[op] for op in gradients} == {1.0}
+    assert {paid.spread for paid in at.values()} == {0.1}
+
+
+def test_messages_over_the_network_keep_their_time():
+    job = make_job(tp=4, machine=replace(make_job().cluster, nodes=4, gpus_per_node=1, domain_gpus=1))
+    program = build(job.shard())
+    prices = {op: Price(seconds=1.0, spread=0.0) for op in leaf_ops(program)}
+    at = slowed(prices, program, job.cluster, 0.8)
+    assert {at[op].seconds for op in prices if isinstance(op, Collective)} == {1.0}
