@@ -45,7 +45,7 @@ class Measurement:
 
     Args:
         op: gemm, attention, a collective or send_recv, a kernel of `workloads/pointwise.toml`; also
-            grouped_gemm, memcpy, host and overlap, which no Op stands for.
+            grouped_gemm, memcpy, host, overlap and between, which no Op stands for.
         stack: the software, as in torch-2.11-cu130.
         n: columns of a GEMM; of an embedding the rows of its table.
         out_dtype: of a GEMM; blank: the usual one of its inputs.

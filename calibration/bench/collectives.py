@@ -35,8 +35,8 @@ def run(shape: Measurement, session: Session) -> Measurement:
     call = work(shape, session)
     for _ in range(3):
         call()
-    calls = slowest(session, max(1, min(MOST_CALLS, int(SAMPLE_S / max(_once_s(session, call, 1), 1e-6)))))
-    times = [slowest(session, _once_s(session, call, int(calls))) for _ in range(REPEATS)]
+    calls = slowest(session, max(1, min(MOST_CALLS, int(SAMPLE_S / max(once_s(session, call, 1), 1e-6)))))
+    times = [slowest(session, once_s(session, call, int(calls))) for _ in range(REPEATS)]
     return measured(shape, timing(times))
 
 
@@ -78,7 +78,7 @@ def _call(op: str, session: Session, whole: Any) -> Callable[[], object]:
     return calls[op]
 
 
-def _once_s(session: Session, call: Callable[[], object], calls: int) -> float:
+def once_s(session: Session, call: Callable[[], object], calls: int) -> float:
     """Of one of several calls, all launched before the first runs; one before them lets the ranks meet."""
     session.synchronize()
     if session.ranks > 1:

@@ -62,7 +62,7 @@ def _shape(number: int, point: tuple[float, ...]) -> Measurement:
 
 
 def _alone_s(session: Session, call: Callable[[], object]) -> float:
-    return timing([collectives._once_s(session, call, 1) for _ in range(5)]).median_s
+    return timing([collectives.once_s(session, call, 1) for _ in range(5)]).median_s
 
 
 def _beside(
