@@ -44,7 +44,7 @@ def run(shape: Measurement, session: Session) -> Measurement:
     products, messages = _turns(session, product, message, turns)
     watts = power.watts() if power else None
     least = shortest(session, messages)
-    waited_s = -collectives.slowest(session, sum(least) - sum(messages)) / turns
+    waited_s = -collectives.slowest(session, sum(least) - sum(messages)) / turns  # of the rank that waits less
     between_s = sum(shortest(session, [sum(products)])) / turns / GEMMS
     notes = (
         f"alone: gemm {gemm_s:.4g} s, {name} {message_s:.4g} s; gemm between {between_s:.4g} s; waited {waited_s:.3g} s"
