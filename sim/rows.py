@@ -60,6 +60,8 @@ OVERLAP_WORDS: Mapping[str, Mapping[str, Any]] = {
     r"overlap_param_gather=(false|0)": {"parameters": False},
     r"no p2p overlap|p2p overlap.* disabled": {"pipeline": "none"},
 }
+# Year and month in the words of a source, as NVIDIA numbers its containers and frameworks: ngc24.09, 24.07
+RELEASE = re.compile(r"(?<![\d.])(2\d)\.(0[1-9]|1[0-2])(?![\d.])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +113,7 @@ def _described(row: Row) -> Described:
         job = least_that_fits(job if row.get("vp") else interleaved(job))
     filled = {"zero_stage_or_fsdp": f"zero = {job.layout.zero}", "recompute": f"recompute = {job.training.recompute}"}
     assumed = [words for name, words in filled.items() if name in open_inputs]
-    assumed += [f"stack = {made.name}"] if made.name != (row["stack"] or made.name) and not row.get("date") else []
+    assumed += [f"stack = {made.name}"] if made.name != (row["stack"] or made.name) and not _date(row) else []
     assumed += [f"gradients = {job.training.gradients}"] if job.training.gradients != gradients else []
     assumed += ["expert_mode = deduplicated"] if once else []
     assumed += [f"vp = {job.layout.vp}"] if job.layout.vp != whole(row, "vp", 1) else []
@@ -227,8 +229,9 @@ def _stack(row: Row) -> Stack:
 
 
 def _date(row: Row) -> date | None:
-    """The day of the run, the first one of its month where only that is given."""
-    text = row.get("date") or ""
+    """The day of the run, the first one of its month where only that is given, or its source names a release by it."""
+    named = RELEASE.findall(f"{row.get('source') or ''} {row.get('cite') or ''}")
+    text = row.get("date") or max((f"20{year}-{month}" for year, month in named), default="")
     try:
         return date.fromisoformat(f"{text}-01" if len(text) == len("2024-12") else text) if text else None
     except ValueError:

@@ -346,6 +346,26 @@ def test_a_run_with_a_date_is_of_the_release_of_that_day(date, name, device):
     assert (found.job.stack.name, found.assumed) == (name, ())
 
 
+@pytest.mark.parametrize(
+    ("source", "cite", "name"),
+    [
+        ("MLPerf Training v5.0", "results/n8_ngc24.09_nemo", "nemo"),
+        ("MLPerf Training v4.0", "results/n8_ngc24.04_nemo", "nemo-2024"),
+        ("NeMo 24.07, summary", "as of 24.07 and 24.10", "nemo"),
+    ],
+)
+def test_a_release_that_the_source_names_dates_the_run_and_is_not_assumed(source, cite, name):
+    found = described(ROW | FULL | {"device": "h100-sxm", "stack": "nemo", "source": source, "cite": cite})
+    assert found.job.stack.name == name
+    assert not any(words.startswith("stack") for words in found.assumed)
+
+
+@pytest.mark.parametrize("words", ["arXiv:2310.01889", "v2.11 of 24", "124.07 tokens", "24.13", "Table 24.0712"])
+def test_other_numbers_are_no_releases(words):
+    found = described(ROW | FULL | {"device": "h100-sxm", "stack": "nemo", "source": words, "cite": words})
+    assert "stack = nemo-2024" in found.assumed
+
+
 @pytest.mark.parametrize("date", ["2024", "december", "2024-13", "2024-12-1", "12/2024"])
 def test_a_date_that_is_none_is_said(date):
     assert f"date = '{date}': a month as in 2024-12" in reason(date=date)
