@@ -32,9 +32,14 @@ class Job:
     host_pace: float | None = None
 
     @property
+    def pace(self) -> float:
+        """Of the host, as the job or else its stack has it."""
+        return self.stack.host.pace if self.host_pace is None else self.host_pace
+
+    @property
     def host(self) -> Host:
         """What the CPU costs on this job's nodes."""
-        return self.stack.host.paced(self.host_pace)
+        return self.stack.host.paced(self.pace)
 
     @property
     def gpus(self) -> int:

@@ -160,7 +160,7 @@ def resolved(job: Job) -> dict[str, Any]:
             "name": job.stack.name,
             "execution": shard.execution,
             "attention": shard.attention,
-            "host_pace": job.stack.host.pace if job.host_pace is None else job.host_pace,
+            "host_pace": job.pace,
         },
     }
 

@@ -75,10 +75,10 @@ class Described:
 def described(row: Row) -> Described:
     """The job that a row describes; raises SkippedRowError with the reason if it is not one.
 
-    A stack of several releases is that of the day of the run (`date`), or of the usual day for its device. Where the
-    source does not say (`missing_inputs`), ZeRO and the chunks of a pipeline are the stack's usual ones and
-    recomputation, or offloading in its place, is the least that fits into the memory of the device. Nothing is chosen
-    by what was measured.
+    A stack of several releases is that of the day of the run (`date`, or a release that the source names by year and
+    month), or of the usual day for its device. Where the source does not say (`missing_inputs`), ZeRO and the chunks of
+    a pipeline are the stack's usual ones and recomputation, or offloading in its place, is the least that fits into the
+    memory of the device. Nothing is chosen by what was measured.
     """
     try:
         return _described(row)

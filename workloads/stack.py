@@ -3,7 +3,6 @@
 A stack is a TOML file in `stacks/`. Every entry is a fact about the software, true for all that runs on it.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import date
@@ -165,11 +164,10 @@ class Host:
     synchronise_s: Annotated[float, Ge(0)] = 0.0  # gap that a blocking launch leaves
     pace: Annotated[float, Gt(0)] = 1.0  # time that all of this takes, relative to what is given: whose cores they are
 
-    def paced(self, pace: float | None = None) -> "Host":
-        """What all of it costs at a pace, by default its own."""
-        factor = self.pace if pace is None else pace
+    def paced(self, pace: float) -> "Host":
+        """What all of it costs at a pace."""
         times = [entry.name for entry in fields(self) if entry.name.endswith("_s")]
-        costs: dict[str, Any] = {name: _at_pace(getattr(self, name), factor) for name in times}
+        costs: dict[str, Any] = {name: _at_pace(getattr(self, name), pace) for name in times}
         return replace(self, **costs, pace=1.0)
 
 
@@ -233,4 +231,4 @@ class Stack:
         replaced = dict(self.compiled) if execution == "compile" else {}
         replaced |= self.unfused if unfused else {}
         replaced |= self.recomputed if recomputed else {}
-        return dataclasses.replace(self.kernels, **replaced)
+        return replace(self.kernels, **replaced)

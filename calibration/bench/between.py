@@ -20,7 +20,7 @@ RANKS = 2
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter")
 GEMMS = 2  # of a turn
-ALONE, FEW = 5, 3  # times that each is timed alone, and calls of each time
+FEW = 3  # calls of each time alone
 
 Call = Callable[[], object]
 
@@ -37,27 +37,22 @@ def run(shape: Measurement, session: Session) -> Measurement:
     message = collectives.work(Measurement(op=name, ranks=shape.ranks, bytes=shape.bytes), session)
     for call in (product, message):
         call()
-    gemm_s, message_s = (collectives.slowest(session, alone_s(session, call)) for call in (product, message))
+    gemm_s, message_s = (collectives.alone_s(session, call, FEW) for call in (product, message))
     turns = max(4, int(0.5 * SUSTAINED_S / (GEMMS * gemm_s + message_s)))
     _turns(session, product, message, turns)
     power = session.meter.power() if session.meter else None
     products, messages = _turns(session, product, message, turns)
     watts = power.watts() if power else None
-    least = shortest(session, messages)
+    least = _shortest(session, messages)
     waited_s = -collectives.slowest(session, sum(least) - sum(messages)) / turns  # of the rank that waits less
-    between_s = sum(shortest(session, [sum(products)])) / turns / GEMMS
+    between_s = sum(_shortest(session, [sum(products)])) / turns / GEMMS
     notes = (
         f"alone: gemm {gemm_s:.4g} s, {name} {message_s:.4g} s; gemm between {between_s:.4g} s; waited {waited_s:.3g} s"
     )
     return replace(measured(shape, timing(least, notes)), power_w=watts)
 
 
-def alone_s(session: Session, call: Call) -> float:
-    """Of a few calls after a rest, once the ranks have met."""
-    return timing([collectives.once_s(session, call, FEW) for _ in range(ALONE)]).median_s
-
-
-def shortest(session: Session, values: list[float]) -> list[float]:
+def _shortest(session: Session, values: list[float]) -> list[float]:
     """The smallest of each number over all ranks."""
     if session.ranks == 1:
         return values
@@ -69,9 +64,7 @@ def shortest(session: Session, values: list[float]) -> list[float]:
 
 def _turns(session: Session, product: Call, message: Call, turns: int) -> tuple[list[float], list[float]]:
     """Seconds of the GEMMs and of the collective of each turn."""
-    session.synchronize()
-    if session.ranks > 1:
-        session.torch.distributed.barrier(group=session.control)
+    collectives.meet(session)
     events = []
     for _ in range(turns):
         first = session.event()

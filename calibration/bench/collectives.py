@@ -18,6 +18,7 @@ RANKS = 2
 KERNELS = ("all_reduce", "all_gather", "reduce_scatter", "send_recv", "all_to_all", "broadcast")
 SMALLEST, LARGEST = 2**10, 2**32
 REPEATS = 11
+ALONE_REPEATS = 5  # of calls alone, for what is measured beside or between others
 SAMPLE_S = 5e-3  # of equal calls in one sample
 MOST_CALLS = 20
 LAUNCH_S = 1e-4  # more than the host needs for a call
@@ -78,11 +79,21 @@ def _call(op: str, session: Session, whole: Any) -> Callable[[], object]:
     return calls[op]
 
 
-def once_s(session: Session, call: Callable[[], object], calls: int) -> float:
-    """Of one of several calls, all launched before the first runs; one before them lets the ranks meet."""
+def meet(session: Session) -> None:
+    """Until every rank has come here with nothing left to run."""
     session.synchronize()
     if session.ranks > 1:
         session.torch.distributed.barrier(group=session.control)
+
+
+def alone_s(session: Session, call: Callable[[], object], calls: int = 1) -> float:
+    """Of one call of the slowest rank, after a rest: the median of a few times, each over several calls."""
+    return slowest(session, timing([once_s(session, call, calls) for _ in range(ALONE_REPEATS)]).median_s)
+
+
+def once_s(session: Session, call: Callable[[], object], calls: int) -> float:
+    """Of one of several calls, all launched before the first runs; one before them lets the ranks meet."""
+    meet(session)
     session.spin(LAUNCH_S * (calls + 2))
     call()
     first = session.event()

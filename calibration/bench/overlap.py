@@ -35,7 +35,7 @@ def run(shape: Measurement, session: Session) -> Measurement:
     message = collectives.work(collectives_shape(shape, name), session)
     for call in (product, message):
         call()
-    gemm_s, message_s = (collectives.slowest(session, _alone_s(session, call)) for call in (product, message))
+    gemm_s, message_s = (collectives.alone_s(session, call) for call in (product, message))
     main, other = (session.torch.cuda.Stream() for _ in range(2))
     if shape.kernel == QUESTIONS[2].format(name):
         taken = _launched_under(session, product, message, (main, other, gemm_s))
@@ -61,10 +61,6 @@ def _shape(number: int, point: tuple[float, ...]) -> Measurement:
     return Measurement(op=NAME, dtype="bf16", batch=1, layout="tn", kernel=question, bytes=size, **sizes, **placed)
 
 
-def _alone_s(session: Session, call: Callable[[], object]) -> float:
-    return timing([collectives.once_s(session, call, 1) for _ in range(5)]).median_s
-
-
 def _beside(
     session: Session, asked: Callable[[], object], other: Callable[[], object], with_: tuple[Any, Any, int, float]
 ) -> Timing:
@@ -72,7 +68,7 @@ def _beside(
     main, second, around, other_s = with_
     cuda, times = session.torch.cuda, []
     for _ in range(REPEATS):
-        _meet(session)
+        collectives.meet(session)
         with cuda.stream(second):
             session.spin(200e-6)
             for _ in range(around):
@@ -94,7 +90,7 @@ def _launched_under(
     main, second, gemm_s = with_
     cuda, times = session.torch.cuda, []
     for _ in range(REPEATS):
-        _meet(session)
+        collectives.meet(session)
         with cuda.stream(main):
             session.spin(200e-6)
             product()
@@ -107,9 +103,3 @@ def _launched_under(
         session.synchronize()
         times.append(collectives.slowest(session, session.between_s(first, last)))
     return timing(times)
-
-
-def _meet(session: Session) -> None:
-    session.synchronize()
-    if session.ranks > 1:
-        session.torch.distributed.barrier(group=session.control)

@@ -162,7 +162,7 @@ def test_an_unknown_stack_is_answered_with_the_nearest():
 
 def test_every_time_of_a_host_goes_with_its_pace_and_nothing_else():
     host = replace(stack("torchtitan").host, pace=2.0, ring_s=3.0)
-    slow = host.paced()
+    slow = host.paced(host.pace)
     for entry in fields(host):
         was, became = getattr(host, entry.name), getattr(slow, entry.name)
         if entry.name == "pace":
