@@ -1,7 +1,7 @@
 """A job: what is trained, on what, how. The one input of a simulation."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hardware.types import Cluster
 from sim.host_link import host_bytes_per_s
@@ -38,8 +38,9 @@ class Job:
 
     @property
     def host(self) -> Host:
-        """What the CPU costs on this job's nodes."""
-        return self.stack.host.paced(self.pace)
+        """What the CPU costs on this job's nodes; the layers alone have no work once a step."""
+        host = self.stack.host.paced(self.pace)
+        return replace(host, step_s=0.0) if self.training.layers_alone else host
 
     @property
     def gpus(self) -> int:

@@ -61,7 +61,8 @@ class Result:
     def model_flops(self) -> float:
         """Forward and backward FLOPs of the model in one step over all GPUs, without recomputation."""
         training = self.job.training
-        return step_model_flops(self.job.model, training.seq_len, training.global_batch)
+        head = not training.layers_alone
+        return step_model_flops(self.job.model, training.seq_len, training.global_batch, head=head)
 
     @property
     def peak_flops_per_s(self) -> float:

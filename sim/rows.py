@@ -46,6 +46,7 @@ REQUIRED = (
 )
 UNSTATED_STACK = "megatron-lm-2022"
 NVL72_GPUS = 72
+UNUSED_VOCAB = "1"  # of layers alone
 Row = Mapping[str, str]
 
 
@@ -96,6 +97,8 @@ def _described(row: Row) -> Described:
     made = _stack(row)
     if "zero_stage_or_fsdp" in open_inputs:
         row = {**row, "zero": str(made.zero)}
+    if _task(row) == "layers":
+        row = {**row, "vocab": row["vocab"] or UNUSED_VOCAB}
     job = Job(
         model=model_of(row),
         cluster=_cluster(row),
@@ -134,17 +137,21 @@ def _is_priced(optimizer: str) -> bool:
 def _open_inputs(row: Row) -> frozenset[str]:
     """What the source leaves open and the step time depends on; the usual network of a system is close enough."""
     named = row["missing_inputs"].split(";")
-    if "vocab" in named:
+    if "vocab" in named and _task(row) != "layers":
         raise SkippedRowError("the source does not give vocab")
-    if row.get("task") == "single layer":
-        raise SkippedRowError("a single layer, not a step")
     cells = {"recompute": row["recompute"], "zero_stage_or_fsdp": row["zero"] or ("lora" if _adapters(row) else "")}
     return frozenset(name for name, cell in cells.items() if name in named and not cell)
 
 
 def _adapters(row: Row) -> bool:
     """Whether only adapters are trained."""
-    return row["zero"] == "lora" or (row.get("task") or "").lower() == "lora"
+    return _task(row) == "lora"
+
+
+def _task(row: Row) -> str:
+    """Adapters alone, layers alone (`single layer`), or all of the training, for which tables have many words."""
+    word = "lora" if row["zero"] == "lora" else (row.get("task") or "").lower()
+    return {"lora": "lora", "layers": "layers", "single layer": "layers"}.get(word, "pretrain")
 
 
 def _training(row: Row) -> Training:
@@ -156,7 +163,7 @@ def _training(row: Row) -> Training:
         recompute=row["recompute"] or "none",
         optimizer="sgd" if "sgd" in _optimizer(row) else "adamw",
         gradients=row.get("gradients") or "auto",
-        task="lora" if _adapters(row) else "pretrain",
+        task=_task(row),
     )
 
 

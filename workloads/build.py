@@ -21,7 +21,8 @@ def build(shard: Shard) -> Program:
     blocks = Blocks(shard=shard)
     stages = [Passes(weave, blocks, stage_chunks(shard, stage)) for stage in range(shard.layout.pp)]
     _run_schedule(weave, shard, stages)
-    finish(weave, blocks, stages)
+    if not shard.training.layers_alone:
+        finish(weave, blocks, stages)
     return weave.program()
 
 

@@ -26,7 +26,7 @@ RECOMPUTE = (
 # Of `selective:M+M`, as Megatron-Core names them.
 MODULES = ("core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts")
 OPTIMIZERS = ("adam", "adamw", "sgd")
-TASKS = ("pretrain", "lora")
+TASKS = ("pretrain", "lora", "layers")
 GRADIENTS = ("auto", "fp32", "compute")
 UNSET = ("auto", "none")  # a schedule left to the layout; `none` is what tables say without pipeline stages
 
@@ -111,6 +111,7 @@ class Training:
 
     Args:
         gradients: type in which they are kept and reduced, "auto": as the stack does; "compute": that of activations.
+        task: "pretrain", "lora" (adapters only), or "layers": the passes through the layers and nothing else.
     """
 
     seq_len: int
@@ -126,6 +127,11 @@ class Training:
     def tokens(self) -> int:
         """Of a step, over all GPUs."""
         return self.global_batch * self.seq_len
+
+    @property
+    def layers_alone(self) -> bool:
+        """Whether the ends, the sum over replicas and the update are left out, as where layers are timed."""
+        return self.task == "layers"
 
     @property
     def recompute_mode(self) -> str:

@@ -270,10 +270,15 @@ class Model:
         free. With e experts, k n h f + h e stand in the place of n h f: the k that a token goes to, and the
         router. GPT-2 (l 12, h 768, V 50257): 2 (12 · 12 · 768² + 768 · 50257) = 247,064,064.
         """
-        transform = self.hidden * self.hidden if self.family == "bert" else 0
         layers = (self.layers - self.dense_layers) * self.layer_active_parameters
         layers += self.dense_layers * self.dense.layer_active_parameters if self.dense_layers else 0
-        return 2.0 * (layers + self.hidden * self.vocab + transform)
+        return 2.0 * layers + self.head_flops_per_token
+
+    @property
+    def head_flops_per_token(self) -> float:
+        """Those of them behind the last layer."""
+        transform = self.hidden * self.hidden if self.family == "bert" else 0
+        return 2.0 * (self.hidden * self.vocab + transform)
 
     def attention_flops_per_token(self, seq_len: int, causal: bool) -> float:
         """FLOPs of a token in the forward pass's Q K^T and (softmax) V, averaged over the sequence.
@@ -294,8 +299,8 @@ def _mean_keys(seq_len: int, window: int, *, causal: bool) -> float:
     return window - window * (window - 1) / (2 * seq_len) if causal else float(window)
 
 
-def step_model_flops(model: Model, seq_len: int, sequences: int) -> float:
-    """Model FLOPs of a training step on `sequences` sequences: what MFU counts.
+def step_model_flops(model: Model, seq_len: int, sequences: int, *, head: bool = True) -> float:
+    """Model FLOPs of a training step on `sequences` sequences, with those of the head or without: what MFU counts.
 
     Forward, and twice that for backward; recomputation does not count, and attention counts in full, also
     under a causal mask (Narayanan et al. 2021; Chowdhery et al. 2022, appendix B). With f = 4 h and a d = h
@@ -306,7 +311,7 @@ def step_model_flops(model: Model, seq_len: int, sequences: int) -> float:
     GPT-3 175B (l 96, h 12288, V 51200), s 2048, B 1536: 3.3862e18.
     """
     token = model.matmul_flops_per_token + model.attention_flops_per_token(seq_len, causal=False)
-    return 3.0 * sequences * seq_len * token
+    return 3.0 * sequences * seq_len * (token if head else token - model.head_flops_per_token)
 
 
 def check(model: Model) -> tuple[str, ...]:

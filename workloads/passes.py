@@ -146,8 +146,9 @@ def _reduces_beside(shard: Shard) -> bool:
 
 
 def _gathers_ahead(shard: Shard) -> bool:
-    """Whether ZeRO 1 and 2 gather parameters beside the first forward pass."""
-    return shard.layout.zero in (1, 2) and shard.layout.shards > 1 and shard.stack.overlap.parameters
+    """Whether ZeRO 1 and 2 gather parameters, which an update has changed, beside the first forward pass."""
+    updated = shard.layout.zero in (1, 2) and shard.layout.shards > 1 and not shard.training.layers_alone
+    return updated and shard.stack.overlap.parameters
 
 
 def _kind(slot: Slot) -> str:

@@ -149,7 +149,7 @@ class Chunk:
 def stage_chunks(shard: Shard, stage: int) -> tuple[Chunk, ...]:
     """The model chunks of a stage, chunk 0 first. `full:N` recomputes the first N layers of a stage."""
     layout = shard.layout
-    layers = chunk_layers(shard.model, layout)
+    layers, ends = chunk_layers(shard.model, layout), not shard.training.layers_alone
     held = [layers[index * layout.pp + stage] for index in range(layout.vp)]
     left = recomputed_layers(shard.training, sum(held))
     chunks = []
@@ -161,8 +161,8 @@ def stage_chunks(shard: Shard, stage: int) -> tuple[Chunk, ...]:
                 index=index,
                 start=sum(layers[:number]),
                 layers=count,
-                first=number == 0,
-                last=number == layout.pp * layout.vp - 1,
+                first=ends and number == 0,
+                last=ends and number == layout.pp * layout.vp - 1,
                 recomputed=min(left, count),
             )
         )

@@ -22,6 +22,7 @@ WIDTH = 100  # where the output is no terminal
 BAR = 14
 NEGLIGIBLE = 1e-6  # of a step
 SHOWN_OF_PATH = 5
+TASK_WORDS = {"lora": ", LoRA", "layers": ", layers alone"}
 COLOURS = {
     "bubble": "yellow",
     "interference": "yellow",
@@ -103,7 +104,7 @@ def _header(result: Result) -> RenderableType:
         "Cluster": machine + used,
         "Layout": " ".join(_layout_words(result)),
         "Batch": batch,
-        "Stack": f"{software}; {precision}" + (", LoRA" if training.task == "lora" else "") + pace,
+        "Stack": f"{software}; {precision}" + TASK_WORDS.get(training.task, "") + pace,
     }
     for key, value in rows.items():
         grid.add_row(Text(key, "dim"), value)

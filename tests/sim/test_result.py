@@ -46,6 +46,12 @@ def test_mfu_takes_the_peak_of_the_gemms():
         assert result(training={"precision": precision}).peak_flops_per_s == pytest.approx(peak)
 
 
+def test_layers_alone_have_no_flops_of_the_head():
+    """2 h V for each of 16 x 64 tokens, forward, and twice that backward."""
+    whole, alone = (result("megatron-lm-2022", GPT, training={"task": task}) for task in ("pretrain", "layers"))
+    assert whole.model_flops - alone.model_flops == pytest.approx(3 * 16 * 64 * 2 * GPT.hidden * GPT.vocab)
+
+
 @every_layout
 @pytest.mark.parametrize("recompute", ["none", "selective", "full", "full:1"])
 def test_hfu_is_no_less_than_mfu(layout, recompute):

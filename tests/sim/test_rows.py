@@ -112,6 +112,9 @@ MEANINGS: list[tuple[dict[str, str], Callable[[Job], object]]] = [
     ({"kv_heads": ""}, lambda found: found.model.kv_heads == 8),
     ({"zero": "3", "zero_group": "2"}, lambda found: (found.layout.zero, found.layout.shards) == (3, 2)),
     ({"zero": "lora"}, lambda found: (found.training.task, found.layout.zero) == ("lora", 0)),
+    ({"task": "single layer"}, lambda found: found.training.task == "layers"),
+    ({"task": "layers"}, lambda found: found.training.task == "layers"),
+    ({"task": "finetune"}, lambda found: found.training.task == "pretrain"),
     ({"sequence_parallel": "yes"}, lambda found: found.layout.sequence_parallel),
     ({"sequence_parallel": "no", "stack": "megatron-core"}, lambda found: not found.layout.sequence_parallel),
     ({"stack": "megatron-core"}, lambda found: found.layout.sequence_parallel),
@@ -464,6 +467,11 @@ def test_a_vocabulary_is_not_assumed():
     assert reason(missing_inputs="inter_node;vocab") == "the source does not give vocab"
 
 
+def test_layers_alone_need_no_vocabulary():
+    found = described(ROW | {"task": "single layer", "vocab": "", "missing_inputs": "vocab"})
+    assert (found.job.training.layers_alone, found.assumed) == (True, ())
+
+
 def test_a_model_of_the_catalogue_says_what_a_row_has_no_column_for():
     """Qwen3 30B: heads of 128 columns where hidden / heads is 64; half of its layers."""
     known = catalogued("qwen3-30b-a3b")
@@ -487,7 +495,6 @@ def test_what_hardly_matters_may_be_missing():
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
-        ({"task": "single layer"}, "a single layer"),
         ({"stack": "megatron-lm-2023"}, "no stack 'megatron-lm-2023'; nearest: megatron-lm-202"),
         ({"device": "h900"}, "no device 'h900'"),
         ({"fabric": "smoke-signals"}, "no fabric 'smoke-signals'"),

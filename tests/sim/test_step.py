@@ -234,6 +234,19 @@ def test_recomputation_takes_time(mode):
     assert again > none
 
 
+@every_job
+def test_layers_alone_are_never_slower_than_the_step_they_are_of(name, layout):
+    whole, alone = (step_s(make_job(LLAMA, name, training={"task": task}, **layout)) for task in ("pretrain", "layers"))
+    assert 0.0 < alone < whole
+
+
+def test_one_layer_worked_by_hand():
+    """At a millisecond a GEMM: four of linear layers and two of unfused attention, and twice as many backward."""
+    one = replace(GPT, layers=1)
+    job = make_job(one, on=PLAIN, training={"task": "layers", "global_batch": 1, "micro_batch": 1})
+    assert simulate(job, ONE_MS_A_GEMM).step_s == pytest.approx((4 + 2 + 8 + 4) * 1e-3)
+
+
 def test_no_step_beats_its_own_flops():
     """The roofline of the made-up device: 100 TFLOP/s."""
     job = make_job(LLAMA, on=PLAIN, dp=2)

@@ -129,6 +129,21 @@ def test_adapters_train_no_weights_of_the_layers():
     assert lora == pytest.approx(step_model_flops(LLAMA, 64, 16) - weights, rel=1e-9)
 
 
+@both_models
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("name", ["megatron-lm-2022", "megatron-core"])
+def test_layers_alone_are_the_layers_of_a_step_and_nothing_else(model, layout, name):
+    """Their FLOPs are those of the step without its head; there is no loss, no sum over replicas and no update."""
+    shard = make_shard(model, name, training={"task": "layers"}, **layout)
+    program = build(shard)
+    names = {block.name for op in program.ops if isinstance(op, Segment) for block, _ in op.blocks}
+    assert names <= {"layer", "accumulate"}
+    whole = step_flops(model, name, **layout)
+    assert flops(shard, program) == pytest.approx(whole - 3 * 16 * 64 * model.head_flops_per_token, rel=1e-9)
+    over_replicas = {op.name for op in program.ops if isinstance(op, Message) and op.dimension == "dp"}
+    assert over_replicas <= ({"all_gather"} if shard.layout.zero == 3 else set())
+
+
 def sends(program: Program) -> list[Transfer]:
     return [
         op

@@ -20,7 +20,7 @@ DIMENSION = "dp"
 
 def reduce_gradients(shard: Shard, parameters: Parameters) -> Message | None:
     """Sum the gradients of one rank's parameters over the replicas; None where each is the only one of its kind."""
-    if shard.training.task == "lora":
+    if shard.training.task == "lora" or shard.training.layers_alone:
         return None
     dense, experts = _replicas(shard.layout)
     return _message(*_reduced(shard, parameters.dense, dense), *_reduced(shard, parameters.experts, experts))
