@@ -3,7 +3,8 @@
     python docs/refresh_outputs.py
 
 A line `<!-- output of: COMMAND -->` is followed by a fenced block, which is replaced by what COMMAND prints.
-`<!-- output of: COMMAND (lines 1-9, 20-24) -->` keeps these lines, counted from 1; `...` stands for the rest.
+`<!-- output of: COMMAND (lines 1-9, 20-24) -->` keeps these lines, counted from 1, and `(parts sweeps, memory)` what
+stands between blank lines and begins with these words; `...` stands for the rest.
 A COMMAND is `steptime ...`, or `cat FILE`; paths start at the root of the repository, `*` stands for all that match.
 """
 
@@ -12,11 +13,13 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(
-    r"(?P<head><!-- output of: (?P<command>.*?)(?: \(lines (?P<lines>[\d, -]+)\))? -->\n```\w*\n)"
+    r"(?P<head><!-- output of: (?P<command>.*?)"
+    r"(?: \((?:lines (?P<lines>[\d, -]+)|parts (?P<parts>[^)]+))\))? -->\n```\w*\n)"
     r".*?(?P<tail>^```$)",
     re.DOTALL | re.MULTILINE,
 )
@@ -30,6 +33,8 @@ def refreshed(page: str) -> str:
 
 def _shown(found: re.Match[str]) -> str:
     lines = [line.rstrip() for line in output(found["command"]).rstrip("\n").splitlines()]
+    if found["parts"]:
+        lines = begun(lines, found["parts"])
     return "\n".join(kept(lines, found["lines"]) if found["lines"] else lines)
 
 
@@ -65,6 +70,22 @@ def kept(lines: list[str], ranges: str) -> list[str]:
         found += lines[start:stop]
         behind = stop
     return [*found, *[LEFT_OUT] * (behind < len(lines))]
+
+
+def begun(lines: list[str], words: str) -> list[str]:
+    """The parts between blank lines that begin with words such as `sweeps, memory`, with a mark for others."""
+    wanted = [each.strip() for each in words.split(",")]
+    parts = [list(part) for some, part in groupby(lines, bool) if some]
+    taken = [any(part[0].startswith(word) for word in wanted) for part in parts]
+    if sum(taken) < len(wanted):
+        raise ValueError(f"{words}: begin {sum(taken)} parts of the output")
+    found: list[str] = []
+    for part, keeps in zip(parts, taken, strict=True):
+        if keeps:
+            found += [*([""] if found and found[-1] != LEFT_OUT else []), *part]
+        elif found[-1:] != [LEFT_OUT]:
+            found.append(LEFT_OUT)
+    return found
 
 
 def main() -> None:

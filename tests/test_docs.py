@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from docs.refresh_outputs import BLOCK, kept
+from docs.refresh_outputs import BLOCK, begun, kept
 from sim.cli import app
 from sim.jobfile import job, parts, read_job
 from workloads.schedules import Slot
@@ -88,6 +88,14 @@ def test_left_out_lines_are_marked():
     lines = list("abcdefg")
     assert kept(lines, "2-3, 5") == ["...", "b", "c", "...", "e", "..."]
     assert kept(lines, "1-7") == lines
+
+
+def test_parts_are_found_by_their_first_words_wherever_they_stand():
+    lines = ["memory", "1", "", "sweeps of layouts", "2", "", "notes", "", "rows", "3"]
+    assert begun(lines, "sweeps, rows") == ["...", "sweeps of layouts", "2", "...", "rows", "3"]
+    assert begun(lines, "memory, sweeps") == ["memory", "1", "", "sweeps of layouts", "2", "..."]
+    with pytest.raises(ValueError, match="power: begin 0 parts"):
+        begun(lines, "power")
 
 
 def test_the_job_of_ones_own_reads_its_own_cluster_model_and_stack():
