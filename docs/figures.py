@@ -15,9 +15,9 @@ IMAGES = Path(__file__).parent / "images"
 def scatter(found: Validation, path: Path) -> None:
     """Predicted against measured step time, a colour for each stack."""
     figure, axes = plt.subplots(figsize=(7.2, 5.2))
-    stacks = sorted({str(row["stack"]) for row in found.rows if row["error"] is not None})
-    for number, stack in enumerate(stacks):
-        rows = [row for row in found.rows if row["stack"] == stack and row["error"] is not None]
+    compared = [row for row in found.rows if row["error"] is not None]
+    for number, stack in enumerate(sorted({str(row["stack"]) for row in compared})):
+        rows = [row for row in compared if row["stack"] == stack]
         axes.scatter(
             [row["measured_s"] for row in rows],
             [row["predicted_s"] for row in rows],
@@ -27,7 +27,8 @@ def scatter(found: Validation, path: Path) -> None:
             label=f"{stack} ({len(rows)})",
             linewidths=0,
         )
-    ends = [0.05, 200.0]
+    times = [float(str(row[key])) for row in compared for key in ("measured_s", "predicted_s")]
+    ends = [min(times) / 1.2, max(times) * 1.2]
     axes.plot(ends, ends, color="black", linewidth=0.8)
     axes.fill_between(ends, [0.8 * x for x in ends], [1.2 * x for x in ends], color="black", alpha=0.07, linewidth=0)
     axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="measured step time (s)", ylabel="predicted (s)")
