@@ -10,7 +10,7 @@ TOLERANCE = 1.1
 # than that: which comes first is chance, and chance moves tau by sqrt(8) / 64 = 0.044. Twice that is allowed, which is
 # also a little more than one pair of the smallest sweep that changes sides.
 TAU_TOLERANCE = 0.1
-REMEDY = "what moved it? If predictions got better as a whole, record the new figures: make record"
+REMEDY = "what moved it? If predictions got better as a whole, delete its figure from errors.json, and make record"
 
 
 def worsened(now: Recorded, then: Recorded, skipped: Mapping[str, str]) -> list[str]:

@@ -12,7 +12,7 @@ from sim.rows import Row, job_of
 from sim.step import simulate
 from sim.validate import PUBLISHED, Validation, read_rows, validate_table, validated
 from tests.guard import TAU_TOLERANCE, TOLERANCE, worsened
-from tests.record_published_errors import RECORDED, errors
+from tests.record_published_errors import RECORDED, errors, kept
 
 RECORD = json.loads(RECORDED.read_text("utf-8"))
 FSDP = "MosaicML LLM Foundry, scripts/train/benchmarking"
@@ -79,6 +79,19 @@ def test_a_tenth_of_the_recorded_error_is_allowed_and_no_more():
     assert worsened({"a": {"n": 2, "mean_abs_error": 0.10 * TOLERANCE}}, then, {}) == []
     (sentence,) = worsened({"a": {"n": 2, "mean_abs_error": 0.12}}, then, {})
     assert sentence.startswith("a: mean error of the step time was 10.0%, is 12.0%: worse by 20% of itself")
+
+
+def test_recording_twice_does_not_let_a_source_get_worse_by_two_tenths():
+    then = {"a": {"n": 2.0, "mean_abs_error": 0.10, "layouts": 3.0, "tau": 0.8}, "gone": {"n": 1.0}}
+    assert kept({"a": {"n": 2.0, "mean_abs_error": 0.11, "layouts": 3.0, "tau": 0.7}}, then) == {"a": then["a"]}
+    better = {"n": 2.0, "mean_abs_error": 0.08, "layouts": 3.0, "tau": 0.9}
+    assert kept({"a": better}, then) == {"a": better}
+
+
+def test_a_figure_of_other_runs_is_recorded_as_it_is():
+    then = {"a": {"n": 2.0, "mean_abs_error": 0.10}}
+    now = {"a": {"n": 3.0, "mean_abs_error": 0.12}, "new": {"n": 1.0, "mean_abs_error": 0.3}}
+    assert kept(now, then) == now
 
 
 def test_an_order_that_gets_lost_is_noticed_though_errors_stay():
