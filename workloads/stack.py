@@ -205,6 +205,7 @@ class Stack:
     zero: Annotated[int, Ge(0)] = 0  # the usual stage, for runs whose source does not give it
     dropout: bool = True  # whether GPT and BERT models are trained with it
     reduces_each: bool = False  # each linear layer sums its data gradient over tp, also where two read the same input
+    stops_early: bool = False  # eager, too, what is run again ends where the backward pass needs nothing further
     ends_recomputed: bool = False  # full recomputation runs embedding and head again too
     parallel_loss: bool = True  # the loss works on logits split over tp; otherwise they are gathered first
     fused_projections: bool = True  # one GEMM for query, key and value, one for gate and up

@@ -79,8 +79,9 @@ class Blocks:
 
     @cached_property
     def again(self) -> Block:
-        """What the backward pass of one layer runs again, by the mode of the job; a compiler, only what it needs."""
-        pieces = needed(self.layer) if self.shard.execution == "compile" else self.layer
+        """What the backward pass of one layer runs again, by the mode of the job; some stacks, only what it needs."""
+        stops = self.shard.execution == "compile" or self.shard.stack.stops_early
+        pieces = needed(self.layer) if stops else self.layer
         work = run_again(pieces, self.shard.recompute_mode, self.shard.training.recompute_modules)
         return Block(name=LAYER, phase="recompute", pieces=tuple(map(self._launched_again, work)))
 

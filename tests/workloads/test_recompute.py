@@ -121,6 +121,21 @@ def test_full_recomputation_runs_the_whole_forward_pass_again():
     assert again("full") == [work.op for piece in pieces for work in piece.forward]
 
 
+@pytest.mark.parametrize("mode", ["full", "selective-op-alternate"])
+def test_recomputation_that_stops_early_ends_before_the_last_product(mode):
+    """Its input is the last tensor that is kept; nobody needs its output, or the sum behind it, a second time."""
+    ways = [changed(stack("torchtitan"), stops_early=early) for early in (False, True)]
+    whole, early = (
+        [work.op for work in Blocks(shard=make_shard(LLAMA, on=on, training={"recompute": mode})).again.work]
+        for on in ways
+    )
+    assert early == whole[: len(early)]
+    assert [op for op in whole[len(early) :] if isinstance(op, Gemm)] == [
+        op for op in whole[-2:] if isinstance(op, Gemm)
+    ]
+    assert len(early) < len(whole)
+
+
 @pytest.mark.parametrize("recompute", ["none", "full"])
 def test_a_trainer_that_checkpoints_the_head_runs_its_projection_again_but_not_the_loss(recompute):
     on = changed(stack("megatron-lm-2022"), ends_recomputed=True)
