@@ -19,6 +19,7 @@ from workloads.ops import DTYPE_BYTES, Gemm
 
 SPLITS = (1, 2, 4, 8, 16)
 ALIGNMENT_BYTES = 16  # of one vectorised load; rows of other lengths need narrower ones
+WORD_BYTES = 4  # of the narrowest load that a kernel can start without waiting for it (cp.async)
 L2_RESIDENT_SHARE = 0.5  # of L2, what one operand may keep while the other streams through
 # Of the rate of a batched GEMM with its choice of kernels that a grouped one reaches: median of 38 of PyTorch's
 # (CUTLASS, bf16) on an H200, 2 to 64 groups whose rows vary by half.
@@ -63,7 +64,7 @@ class Problems(NamedTuple):
         batch, m, n, k = np.array([(op.batch, op.m, op.n, op.k) for op in ops], dtype=np.float64).T
         element_bytes = np.array([DTYPE_BYTES[op.dtype] for op in ops])
         c_element_bytes = np.array([DTYPE_BYTES[op.out_dtype] * (2 if op.accumulate else 1) for op in ops])
-        aligned = np.where(_aligned(ops), 1.0, device.architecture.misaligned_share)
+        aligned = np.array([_aligned_share(op, device) for op in ops])
         return cls(
             batch=batch,
             m=m,
@@ -107,12 +108,16 @@ def _check_outputs(ops: Sequence[Gemm]) -> None:
         raise ValueError(f"no output dtype {unknown[0]!r}; known: {', '.join(sorted(DTYPE_BYTES))}")
 
 
-def _aligned(ops: Sequence[Gemm]) -> Sequence[bool]:
-    return [
-        (op.m if op.layout == "nt" else op.k) * DTYPE_BYTES[op.dtype] // 1 % ALIGNMENT_BYTES == 0
-        and op.n * DTYPE_BYTES[op.dtype] // 1 % ALIGNMENT_BYTES == 0
-        for op in ops
-    ]
+def _aligned_share(op: Gemm, device: Device) -> float:
+    """Of the tensor rate, what the shortest alignment among the rows of A, B and C leaves."""
+    rows = (op.m if op.layout == "nt" else op.k, op.n)
+    element = DTYPE_BYTES[op.dtype] * 2 // 1 / 2  # scales lie in a tensor of their own
+    lengths = [element * length for length in rows]
+    on_vector_units = op.dtype not in device.tensor_flops_per_s
+    if on_vector_units or all(length % ALIGNMENT_BYTES == 0 for length in lengths):
+        return 1.0
+    loaded, single = device.architecture.misaligned_share
+    return loaded if all(length % WORD_BYTES == 0 for length in lengths) else single
 
 
 def _clocked_s(problems: Problems, device: Device, clock: Floats) -> Floats:

@@ -104,6 +104,35 @@ def test_misaligned_rows_cost_time() -> None:
     assert price_s(replace(aligned, k=4095), h100) > 1.3 * price_s(aligned, h100)
 
 
+@pytest.mark.parametrize(
+    ("layout", "change", "measured"),
+    [
+        ("tn", {"k": 4100}, 254),
+        ("nn", {"n": 4098}, 278),
+        ("nt", {"m": 4094}, 222),
+        ("tn", {"k": 4097}, 130),
+        ("nn", {"n": 4095}, 143),
+        ("nt", {"m": 4095}, 125),
+        ("nt", {"k": 4095}, 788),  # no row is of this length
+        ("tn", {"m": 4097}, 768),
+    ],
+)
+def test_rows_of_any_length_are_as_fast_as_on_an_h200(layout: str, change: dict[str, int], measured: float) -> None:
+    op = replace(Gemm(m=4096, n=4096, k=4096, layout=layout, dtype="bf16"), **change)
+    tflops = op.flops / price_s(op, catalog.device("h200-sxm")) / 1e12
+    assert 0.7 * measured < tflops < 1.4 * measured
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "n"),
+    [("b200-sxm", "mxfp8", 8320), ("b200-sxm", "nvfp4", 8224), ("h100-sxm", "fp32", 8191)],
+)
+def test_neither_scales_nor_vector_units_ask_for_longer_rows(device: str, dtype: str, n: int) -> None:
+    usual = Gemm(m=8192, n=8192, k=8192, dtype=dtype)
+    on = catalog.device(device)
+    assert price_s(replace(usual, n=n), on) < 1.12 * price_s(usual, on)
+
+
 def test_less_power_costs_time_for_large_gemms_only() -> None:
     full = catalog.device("h100-sxm")
     capped = replace(full, power_limit_w=500.0)
