@@ -27,8 +27,10 @@ def accumulation(shard: Shard, parameters: Parameters) -> Accumulation:
     size = round(shard.held(parameters) if shard.gathers_each_pass else parameters.total)
     if shard.gathers_once and shard.reduced_dtype != shard.precision.activation:
         return Accumulation(_added(shard, ("cast",), size), _added(shard, ("accumulate",), size))
-    dtype = "fp32" if shard.autocast or shard.gathers_each_pass else ""
-    further = _added(shard, adds, size, dtype)
+    if shard.keeps_both_gradients:
+        further = _added(shard, stack.optimizer.accumulate_wide, size, "fp32")
+    else:
+        further = _added(shard, adds, size, "fp32" if shard.autocast or shard.gathers_each_pass else "")
     return Accumulation(further if stack.accumulates_first else None, further)
 
 

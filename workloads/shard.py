@@ -117,9 +117,15 @@ class Shard:
         kept = self.training.task != "lora" and weight != "fp32"
         return kept and self.gradient_dtype == "fp32" != activation
 
+    @property
+    def keeps_both_gradients(self) -> bool:
+        """Whether those of 16 bits are kept until the next backward pass, beside the fp32 buffer that adds them up."""
+        return bool(self.stack.optimizer.accumulate_wide) and self.has_wide_gradients
+
     def _gradient_dtype(self, usual: str, said: str) -> str:
         narrow = self.precision.pure or (self.precision.quantised and self.stack.storage.narrow_gradients)
-        chosen = said if said != "auto" else "compute" if narrow else usual
+        wide = self.training.precision in self.stack.storage.wide_for
+        chosen = said if said != "auto" else "compute" if narrow else "fp32" if wide else usual
         return "fp32" if chosen == "fp32" else self.precision.activation
 
     @property

@@ -74,6 +74,7 @@ class Optimizer:
     update: tuple[str, ...]
     mixed: tuple[str, ...] = ()  # further kernels where master weights are kept
     accumulate: tuple[str, ...] = ()  # for each micro-batch, where weight-gradient GEMMs do not add up themselves
+    accumulate_wide: tuple[str, ...] = ()  # the same, of 16-bit gradients that are kept beside an fp32 buffer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +86,9 @@ class Storage:
     gradient: Literal["fp32", "compute"]  # the buffer in which gradients add up
     reduce: Literal["fp32", "compute"]  # the data type on the wire
     narrow_gradients: bool = False  # with GEMMs of 8 and 4 bits both are `compute`, whatever is said
+    wide_for: tuple[
+        Literal["fp16", "bf16"], ...
+    ] = ()  # precisions of a job with which both are `fp32`, whatever is said
     weight: Literal["fp32", "compute"] = "compute"  # fp32: no 16-bit copy is kept, it is cast for each use
     fp32_gradient_copy: bool = False  # the optimizer holds a further fp32 gradient
     remainders: bool = False  # of bf16 weights, the optimizer holds the 16 bits that fp32 master weights have beyond

@@ -39,6 +39,13 @@ def test_an_fp32_copy_of_the_gradients_adds_4_bytes():
     assert per_parameter(memory(on=on)) == (2.0, 2.0, 16.0)
 
 
+def test_deepspeed_keeps_bf16_gradients_beside_the_fp32_ones_that_they_are_added_to():
+    """BF16_Optimizer: weight 2, gradient 2 and 4, master weight and moments 12."""
+    on = stack("megatron-deepspeed-2022")
+    assert per_parameter(memory(on=on, training={"precision": "bf16"})) == (2.0, 4.0 + 2.0, 4.0 + 8.0)
+    assert per_parameter(memory(on=on, training={"precision": "fp16"})) == (2.0, 2.0, 4.0 + 4.0 + 8.0)
+
+
 def test_the_other_half_of_a_master_weight_is_enough_beside_bf16_weights():
     on = changed(stack("megatron-lm-2022"), storage={"remainders": True})
     assert per_parameter(memory(on=on, training={"precision": "bf16"})) == (2.0, 4.0, 2.0 + 8.0)

@@ -9,11 +9,13 @@ from sim.catalog import stack
 from sim.memory import peak_memory
 from sim.step import simulate
 from tests.conftest import LLAMA, SIMPLE, changed, make_job, make_shard
+from workloads.accumulation import accumulation
 from workloads.build import build
 from workloads.graph import COMPUTE, Message, Program, Segment, leaf_runs
 from workloads.layout import micro_batches
 from workloads.ops import Collective, Pointwise, Transfer
 from workloads.parallelism.data import gathered_bytes
+from workloads.stage import layer_parameters
 
 TITAN = stack("torchtitan")
 EACH_PASS = changed(TITAN, data={"kept_in_pipeline": False})
@@ -78,6 +80,19 @@ def test_autograd_takes_the_gradients_of_the_first_micro_batch_as_they_are():
     assert accumulated(on_first=False, global_batch=1) == 0
     assert accumulated(on_first=False, global_batch=4) == 3 * accumulated(on_first=True, global_batch=1)
     assert accumulated(on_first=True, global_batch=4) == 4 * accumulated(on_first=True, global_batch=1)
+
+
+def test_bf16_gradients_are_cast_before_deepspeed_adds_them_in_fp32():
+    def kernels(precision: str) -> tuple[list[tuple[str, str]], str]:
+        shard = make_shard(LLAMA, "megatron-deepspeed-2022", training={"precision": precision})
+        added = accumulation(shard, layer_parameters(shard)).further
+        assert added is not None
+        return [
+            (work.op.op, work.op.dtype) for work in added.work if isinstance(work.op, Pointwise)
+        ], shard.reduced_dtype
+
+    assert kernels("fp16") == ([("add", "fp16")], "fp16")
+    assert kernels("bf16") == ([("cast_master", "fp32"), ("add", "fp32")], "fp32")
 
 
 def test_reduced_gradients_are_added_up_in_shards():
