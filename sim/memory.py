@@ -128,14 +128,12 @@ def _state_bytes(shard: Shard, chunks: tuple[Chunk, ...], parameters: Parameters
     if shard.training.task == "lora":
         frozen = weights * (1 - _narrow_share(shard, chunks, parameters) * (1 - DTYPE_BYTES[precision.gemm] / width))
         return {"weights": frozen, "gradients": 0.0, "optimizer": 0.0}
-    gradient = DTYPE_BYTES[shard.gradient_dtype] + (
-        DTYPE_BYTES[precision.activation] if shard.keeps_both_gradients else 0
-    )
+    both = shard.keeps_both_gradients
+    gradient = DTYPE_BYTES[shard.gradient_dtype] + (DTYPE_BYTES[precision.activation] if both else 0.0)
     split = layout.zero == 3 or (layout.zero == 2 and storage.sharded_gradient_buffer)
     whole = 2.0 if storage.remainders and precision.weight == "bf16" else 4.0
     master = whole if precision.master and storage.weight == "compute" else 0.0
-    copied = storage.fp32_gradient_copy and precision.master and not shard.keeps_both_gradients
-    copy = 4.0 if copied else 0.0
+    copy = 4.0 if storage.fp32_gradient_copy and precision.master and not both else 0.0
     moments = {"sgd": 1}.get(shard.training.optimizer, 2) * DTYPE_BYTES[precision.moments]
     return {
         "weights": weights,

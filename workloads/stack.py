@@ -86,9 +86,7 @@ class Storage:
     gradient: Literal["fp32", "compute"]  # the buffer in which gradients add up
     reduce: Literal["fp32", "compute"]  # the data type on the wire
     narrow_gradients: bool = False  # with GEMMs of 8 and 4 bits both are `compute`, whatever is said
-    wide_for: tuple[
-        Literal["fp16", "bf16"], ...
-    ] = ()  # precisions of a job with which both are `fp32`, whatever is said
+    wide_for: tuple[Literal["fp16", "bf16"], ...] = ()  # precisions with which both are `fp32`, whatever is said
     weight: Literal["fp32", "compute"] = "compute"  # fp32: no 16-bit copy is kept, it is cast for each use
     fp32_gradient_copy: bool = False  # the optimizer holds a further fp32 gradient
     remainders: bool = False  # of bf16 weights, the optimizer holds the 16 bits that fp32 master weights have beyond
