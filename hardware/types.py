@@ -38,7 +38,8 @@ class Architecture:
         cta_s: prologue and epilogue of one output tile.
         split_s: added by splitting k over several SMs.
         tail_share: of the idle time in a last, partly filled wave, what kernels do lose (rest: stream-k).
-        misaligned_share: speed left where rows are a multiple of 4 but not of 16 bytes long, and of neither.
+        narrow_per_clock: loads and stores of 4 bytes or fewer in an SM, where rows are no multiple of 16 bytes.
+        turned_bytes_per_clock: into an SM's tensor cores, of an operand wider than 16 bits that does not lie along k.
         sustained_clock: clock of the reference part in a long run of large GEMMs, relative to a burst.
         throttle_s: length of a GEMM at which a benchmark's short loop has lost half of that clock.
         joules_per_flop: power limit over 16-bit tensor peak of the reference part; less clocks lower.
@@ -63,7 +64,8 @@ class Architecture:
     cta_s: Positive
     split_s: Positive
     tail_share: Share
-    misaligned_share: tuple[Share, Share]
+    narrow_per_clock: Positive
+    turned_bytes_per_clock: Positive
     sustained_clock: Share
     throttle_s: Positive
     joules_per_flop: Positive

@@ -42,6 +42,8 @@ class Launches:
 
     def launch_s(self, block: Block, item: Work) -> float:
         """Of one kernel or message of a block; behind a wait for the GPU it takes longer."""
+        if item.along:
+            return 0.0
         launched = self.kernel_s(block, item.op) if item.stream == COMPUTE else self._message_s(block, item)
         return launched + (self._read_s(item.op) if item.counted else 0.0)
 

@@ -10,6 +10,7 @@ from workloads.graph import Work
 from workloads.ops import DTYPE_BYTES, Gemm, Layout
 from workloads.parallelism import expert
 from workloads.pieces import Piece, kernel_work, pointwise
+from workloads.quantisation import whole_casts
 from workloads.shard import Shard
 
 
@@ -148,7 +149,7 @@ def _grouped(shard: Shard, name: str, inputs: int, outputs: tuple[int, ...]) -> 
 
 
 def _cast(shard: Shard, rows: int, columns: int, *, narrow: bool) -> tuple[Work, ...]:
-    return kernel_work(shard, shard.kernels.quantise, rows, columns, "fwd") if narrow else ()
+    return kernel_work(shard, whole_casts(shard), rows, columns, "fwd") if narrow else ()
 
 
 def _gemm(shard: Shard, layout: Layout, columns: int, inner: int, dtype: str) -> Work:

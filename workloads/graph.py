@@ -24,6 +24,7 @@ class Work(NamedTuple):
 
     It waits for all work before it in the block, apart from asynchronous work, which only `waits` (by
     name) and the end of its piece wait for. Before `counted` work the host waits for the GPU, to read its size.
+    The call that launches the work before it launches work `along` too.
     """
 
     op: Op
@@ -32,6 +33,7 @@ class Work(NamedTuple):
     asynchronous: bool = False
     waits: str = ""
     counted: bool = False
+    along: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,13 +1,12 @@
 """Linear layers on one rank: the GEMMs of the forward pass, the data gradient and the weight gradient."""
 
+from workloads.adapters import with_adapter
 from workloads.autocast import DATA, autocasts
 from workloads.graph import Work
 from workloads.ops import DTYPE_BYTES, Gemm, Layout
 from workloads.pieces import Piece, kernel_work
 from workloads.quantisation import Quantised, quantised
 from workloads.shard import Shard
-
-ADAPTED = ("qkv", "proj")  # the layers that adapters are for (LoRA, arXiv:2106.09685, 4.2: those of attention)
 
 
 def linear(
@@ -19,17 +18,21 @@ def linear(
     narrow: bool = True,
     bias: bool = False,
     behind_norm: bool = False,
+    row_parallel: bool = False,
 ) -> Piece:
     """Linear layers over one input: [tokens, inputs] -> [tokens, each of outputs], without communication.
 
     Args:
         narrow: whether the GEMMs run in the 8- or 4-bit type of the precision, where it has one.
         behind_norm: whether the input comes from a norm, in the residual's type.
+        row_parallel: whether tensor parallelism splits the inputs, and not the outputs.
     """
     dtype = shard.precision.gemm if narrow or not shard.precision.quantised else shard.precision.activation
-    narrowed = quantised(shard, inputs, outputs) if narrow and shard.precision.quantised else Quantised()
+    narrowed = Quantised()
+    if narrow and shard.precision.quantised:
+        narrowed = quantised(shard, name, inputs, outputs, behind_norm=behind_norm, row_parallel=row_parallel)
     copies = autocasts(shard, inputs, outputs, behind_norm=behind_norm)
-    return Piece(
+    piece = Piece(
         name=name,
         kind="gemm",
         forward=(
@@ -50,6 +53,7 @@ def linear(
         saved_bytes=shard.tokens * inputs * _saved_width(shard, name, dtype) + copies.bytes,
         output_bytes=shard.tokens * sum(outputs) * shard.precision.activation_bytes,
     )
+    return with_adapter(shard, piece, inputs, sum(outputs), row_parallel=row_parallel)
 
 
 def _saved_width(shard: Shard, name: str, dtype: str) -> float:
@@ -57,8 +61,8 @@ def _saved_width(shard: Shard, name: str, dtype: str) -> float:
 
     A frozen layer has no weight gradient to keep it for, but where an adapter, which is not narrow, reads it too.
     """
-    if shard.training.task == "lora":
-        return shard.precision.activation_bytes if name in ADAPTED else 0.0
+    if shard.frozen:
+        return shard.precision.activation_bytes if shard.adapted(name) else 0.0
     return DTYPE_BYTES[dtype] if shard.precision.quantised else shard.precision.activation_bytes
 
 
@@ -75,7 +79,7 @@ def _summed(shard: Shard, columns: int, parts: int, dtype: str) -> tuple[Work, .
 
 def _weight_gradients(shard: Shard, inputs: int, outputs: tuple[int, ...], dtype: str) -> tuple[Work, ...]:
     """Adapters train no weights of the layers. Fused accumulation reads and writes the buffer."""
-    if shard.training.task == "lora":
+    if shard.frozen:
         return ()
     fused, out = shard.stack.fused_gradient_accumulation, shard.weight_gradient_dtype
     return tuple(

@@ -117,6 +117,10 @@ class Traffic(NamedTuple):
     flops: float
     per_clock: float  # bytes that one SM gets through in a clock, at most
     share: float  # of the memory rate that streaming kernels reach
+    kernels: float  # that it takes, one after the other
+    row_clocks: float  # that one SM spends on a row at least
+    lengths: frozenset[int]  # of rows with a kernel of their own; empty: all
+    other_per_clock: float  # per_clock of the kernel for all other lengths
 
 
 # Of a kernel that does nothing but load and store: more than any memory delivers.
@@ -134,6 +138,10 @@ def traffic_table() -> dict[tuple[str, str], Traffic]:
             flops=row.get("flops", 0.0),
             per_clock=row.get("per_clock", STREAMING_PER_CLOCK),
             share=row.get("share", 1.0),
+            kernels=row.get("kernels", 1.0),
+            row_clocks=row.get("row_clocks", 0.0),
+            lengths=frozenset(kernel.get("lengths", ())),
+            other_per_clock=row.get("other_per_clock", STREAMING_PER_CLOCK),
         )
         for name, kernel in table.items()
         for direction, row in kernel.items()
@@ -174,12 +182,24 @@ class Pointwise:
     @property
     def bytes_per_clock(self) -> float:
         """That one SM gets through, where the kernel's instructions bound it."""
-        return traffic_table()[self.op, self.direction].per_clock
+        traffic = traffic_table()[self.op, self.direction]
+        served = not traffic.lengths or self.cols in traffic.lengths
+        return traffic.per_clock if served else traffic.other_per_clock
 
     @property
     def memory_share(self) -> float:
         """Of the memory rate that streaming kernels reach."""
         return traffic_table()[self.op, self.direction].share
+
+    @property
+    def kernels(self) -> float:
+        """That it takes, one after the other."""
+        return traffic_table()[self.op, self.direction].kernels
+
+    @property
+    def row_clocks(self) -> float:
+        """Of one SM, over all rows, where a block of threads works on one row however short it is."""
+        return self.rows * traffic_table()[self.op, self.direction].row_clocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,8 @@ from workloads.graph import Work
 from workloads.pieces import kernel_work
 from workloads.shard import Shard
 
+BLOCK_SCALED = ("mxfp8",)  # one scale for some tens of elements: known without a pass over all of them
+
 
 class Quantised(NamedTuple):
     """Casts before the forward GEMMs, before those of the data gradient, and of the weight gradient."""
@@ -20,16 +22,30 @@ class Quantised(NamedTuple):
     weights: tuple[Work, ...] = ()
 
 
-def quantised(shard: Shard, inputs: int, outputs: tuple[int, ...]) -> Quantised:
-    """Of [tokens, inputs] -> [tokens, each of outputs]."""
+def quantised(
+    shard: Shard,
+    name: str,
+    inputs: int,
+    outputs: tuple[int, ...],
+    *,
+    behind_norm: bool = False,
+    row_parallel: bool = False,
+) -> Quantised:
+    """Of the linear layer of that name, [tokens, inputs] -> [tokens, each of outputs].
+
+    Args:
+        behind_norm: whether a norm writes the input, which some write in 8 bits.
+        row_parallel: whether sequence parallelism gathers the gradient of the output, and not the input.
+    """
     kernels, columns = shard.kernels, sum(outputs)
     if shard.precision.scales == "tensor":
-        cast = shard.split_tokens if shard.gathers_narrow_inputs else shard.tokens
         held = columns // shard.layout.shards if shard.gathers_narrow else columns
         weight = kernel_work(shard, kernels.quantise_weights, held, inputs, "fwd")
+        written = behind_norm and shard.stack.norms_quantise and not shard.adapted(name)
+        gathered = not row_parallel and shard.gathers_narrow_inputs(name)
         return Quantised(
-            forward=(*kernel_work(shard, kernels.quantise, cast, inputs, "fwd"), *weight),
-            data=kernel_work(shard, kernels.quantise, shard.tokens, columns, "fwd"),
+            forward=(*_cast(shard, inputs, gathered=gathered, written=written), *weight),
+            data=_cast(shard, columns, gathered=row_parallel and shard.gathers_narrow_inputs()),
         )
     rows, transposed = kernels.quantise_rows, kernels.quantise_columns
     return Quantised(
@@ -46,3 +62,21 @@ def quantised(shard: Shard, inputs: int, outputs: tuple[int, ...]) -> Quantised:
             *kernel_work(shard, transposed, shard.tokens, inputs, "fwd"),
         ),
     )
+
+
+def whole_casts(shard: Shard) -> tuple[str, ...]:
+    """Kernels that cast a tensor for both GEMMs that read it."""
+    return shard.kernels.quantise_blocks if shard.precision.gemm in BLOCK_SCALED else shard.kernels.quantise
+
+
+def _cast(shard: Shard, columns: int, *, gathered: bool, written: bool = False) -> tuple[Work, ...]:
+    """Of a tensor that sequence parallelism may gather behind it; `written` by a norm in the narrow type already."""
+    kernels = shard.kernels
+    blocks = shard.precision.gemm in BLOCK_SCALED
+    behind = () if blocks or shard.frozen else kernels.transpose_narrow  # which gradients of weights alone read
+    transposed = kernel_work(shard, behind, shard.tokens, columns, "fwd") if gathered or written else ()
+    if written:
+        return transposed
+    casts = whole_casts(shard) if blocks or not (gathered or shard.frozen) else kernels.quantise_split
+    cast = kernel_work(shard, casts, shard.split_tokens if gathered else shard.tokens, columns, "fwd")
+    return (*cast, *(work._replace(along=True) for work in transposed))

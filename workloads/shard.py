@@ -9,6 +9,8 @@ from workloads.parameters import Parameters
 from workloads.precision import PRECISIONS, Precision
 from workloads.stack import Kernels, Stack
 
+ADAPTED = ("qkv", "proj")  # the layers that adapters are for (LoRA, arXiv:2106.09685, 4.2: those of attention)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
@@ -72,10 +74,19 @@ class Shard:
         """Whether ZeRO gathers the weights of the layers' GEMMs in the type of the GEMMs."""
         return self.layout.shards > 1 and self.stack.data.gathers_narrow and self._one_scale
 
+    def gathers_narrow_inputs(self, linear: str = "") -> bool:
+        """Whether sequence parallelism gathers the input of a linear layer in 8 or 4 bits; unnamed, a gradient."""
+        cast = self.precision.quantised and self.precision.scales == "tensor" and not self.adapted(linear)
+        return self.layout.sequence_parallel and self.stack.gathers_narrow_inputs and cast
+
     @property
-    def gathers_narrow_inputs(self) -> bool:
-        """Whether sequence parallelism gathers the inputs of the layers' GEMMs, and their gradients, in 8 bits."""
-        return self.layout.sequence_parallel and self.stack.gathers_narrow_inputs and self._one_scale
+    def frozen(self) -> bool:
+        """Whether the layers' weights have no gradients: adapters alone are trained."""
+        return self.training.task == "lora"
+
+    def adapted(self, linear: str) -> bool:
+        """Whether an adapter reads the input of a linear layer too, in the type of activations."""
+        return self.frozen and linear in ADAPTED
 
     @property
     def _one_scale(self) -> bool:
@@ -114,7 +125,7 @@ class Shard:
     def has_wide_gradients(self) -> bool:
         """Whether gradients that are kept would be smaller in the type of activations."""
         weight, activation = self.stack.storage.weight, self.precision.activation
-        kept = self.training.task != "lora" and weight != "fp32"
+        kept = not self.frozen and weight != "fp32"
         return kept and self.gradient_dtype == "fp32" != activation
 
     @property

@@ -43,7 +43,7 @@ def _attention_half(shard: Shard) -> tuple[Piece, ...]:
     rope = (_rope(shard),) if rotary else ()
     sums = model.biases == "all" and not _sums_bias(_residual_kernels(shard))
     columns = model.attention_columns // shard.layout.tp
-    out = linear(shard, "proj", columns, (model.hidden,), bias=sums)
+    out = linear(shard, "proj", columns, (model.hidden,), bias=sums, row_parallel=True)
     return (
         _norm(shard),
         *(_latent(shard) if model.kv_rank else _projected(shard, biased=biased)),
@@ -99,7 +99,7 @@ def _mlp(shard: Shard, columns: int, name: str = "") -> tuple[Piece, ...]:
     return (
         tensor.column(shard, linear(shard, f"{name}up", model.hidden, outputs, bias=up_bias, behind_norm=True)),
         pointwise(shard, f"{name}activation", activation, shard.tokens, columns),
-        tensor.row(shard, linear(shard, f"{name}down", columns, (model.hidden,), bias=down_bias)),
+        tensor.row(shard, linear(shard, f"{name}down", columns, (model.hidden,), bias=down_bias, row_parallel=True)),
     )
 
 

@@ -1,5 +1,6 @@
 """GEMM: tile and wave quantisation over tensor, L2 and memory rooflines (docs/models/kernels.md)."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
@@ -19,7 +20,8 @@ from workloads.ops import DTYPE_BYTES, Gemm
 
 SPLITS = (1, 2, 4, 8, 16)
 ALIGNMENT_BYTES = 16  # of one vectorised load; rows of other lengths need narrower ones
-WORD_BYTES = 4  # of the narrowest load that a kernel can start without waiting for it (cp.async)
+WORD_BYTES = 4  # that a narrow load or store moves at most: rows of 8 byte steps are no faster than those of 4
+TURNING_BYTES = 2  # of the widest elements that an SM transposes on their way to the tensor cores
 L2_RESIDENT_SHARE = 0.5  # of L2, what one operand may keep while the other streams through
 # Of the rate of a batched GEMM with its choice of kernels that a grouped one reaches: median of 38 of PyTorch's
 # (CUTLASS, bf16) on an H200, 2 to 64 groups whose rows vary by half.
@@ -55,6 +57,9 @@ class Problems(NamedTuple):
     added_bytes: Floats  # an element of C that the product is added to; 0 where C is only written
     ragged: Floats  # 1 where the m of the batch entries differ, else 0
     flops_per_s: Floats  # in the main loop, of the device
+    a_per_s: Floats  # bytes of A into one SM
+    b_per_s: Floats
+    stored_s: Floats  # of an element of C that an SM stores in narrow pieces; 0 where rows are aligned
 
     @classmethod
     def of(cls, ops: Sequence[Gemm], device: Device) -> Self:
@@ -64,7 +69,7 @@ class Problems(NamedTuple):
         batch, m, n, k = np.array([(op.batch, op.m, op.n, op.k) for op in ops], dtype=np.float64).T
         element_bytes = np.array([DTYPE_BYTES[op.dtype] for op in ops])
         c_element_bytes = np.array([DTYPE_BYTES[op.out_dtype] * (2 if op.accumulate else 1) for op in ops])
-        aligned = np.array([_aligned_share(op, device) for op in ops])
+        narrow_per_s = np.array([_narrow_bytes_per_s(op, device) for op in ops])
         return cls(
             batch=batch,
             m=m,
@@ -76,7 +81,10 @@ class Problems(NamedTuple):
             element_bytes=element_bytes,
             added_bytes=np.array([DTYPE_BYTES[op.out_dtype] if op.accumulate else 0.0 for op in ops]),
             ragged=np.array([op.grouped and op.layout != "nt" for op in ops], dtype=np.float64),
-            flops_per_s=np.array([rate[op.dtype] for op in ops]) * aligned,
+            flops_per_s=np.array([rate[op.dtype] for op in ops]),
+            a_per_s=np.minimum(narrow_per_s, [_operand_bytes_per_s(op, device, ("nt",)) for op in ops]),
+            b_per_s=np.minimum(narrow_per_s, [_operand_bytes_per_s(op, device, ("nt", "nn")) for op in ops]),
+            stored_s=element_bytes / narrow_per_s,
         )
 
     def part(self, part: slice) -> "Problems":
@@ -108,16 +116,28 @@ def _check_outputs(ops: Sequence[Gemm]) -> None:
         raise ValueError(f"no output dtype {unknown[0]!r}; known: {', '.join(sorted(DTYPE_BYTES))}")
 
 
-def _aligned_share(op: Gemm, device: Device) -> float:
-    """Of the tensor rate, what the shortest alignment among the rows of A, B and C leaves."""
-    rows = (op.m if op.layout == "nt" else op.k, op.n)
+def _narrow_bytes_per_s(op: Gemm, device: Device) -> float:
+    """Through one SM, in the pieces that the shortest alignment among the rows of A, B and C allows; infinite if whole.
+
+    Vector units load narrow pieces anyway.
+    """
     element = DTYPE_BYTES[op.dtype] * 2 // 1 / 2  # scales lie in a tensor of their own
-    lengths = [element * length for length in rows]
-    on_vector_units = op.dtype not in device.tensor_flops_per_s
-    if on_vector_units or all(length % ALIGNMENT_BYTES == 0 for length in lengths):
-        return 1.0
-    loaded, single = device.architecture.misaligned_share
-    return loaded if all(length % WORD_BYTES == 0 for length in lengths) else single
+    lengths = [element * length for length in ((op.m if op.layout == "nt" else op.k), op.n)]
+    if op.dtype not in device.tensor_flops_per_s or all(length % ALIGNMENT_BYTES == 0 for length in lengths):
+        return math.inf
+    piece_bytes = WORD_BYTES if all(length % WORD_BYTES == 0 for length in lengths) else element
+    return device.architecture.narrow_per_clock * piece_bytes * device.boost_clock_hz
+
+
+def _operand_bytes_per_s(op: Gemm, device: Device, turned: Sequence[str]) -> float:
+    """From L2 into one SM, of an operand that does not lie along k in the layouts `turned`.
+
+    Tensor cores take that as it is in 16 bits (ldmatrix transposes); wider elements have to be turned.
+    """
+    wide = DTYPE_BYTES[op.dtype] > TURNING_BYTES and op.dtype in device.tensor_flops_per_s
+    if wide and op.layout in turned:
+        return device.architecture.turned_bytes_per_clock * device.boost_clock_hz
+    return l2_bytes_per_s(device)
 
 
 def _clocked_s(problems: Problems, device: Device, clock: Floats) -> Floats:
@@ -142,7 +162,7 @@ def _best_s(p: Problems, device: Device, stretches: Sequence[Floats]) -> list[Fl
     waves = _waves(tiles * choices.split / device.sm_count, architecture.tail_share)
     fixed_s = _fixed_s(p, device, choices.split)
     tensor_s, load_s = _tile_parts(p, device, choices)
-    fixed_tile_s = architecture.cta_s + _added_s(p, device, choices)
+    fixed_tile_s = architecture.cta_s + _added_s(p, device, choices) + _stored_s(p, choices)
     found = (fixed_tile_s + overlapped(tensor_s * stretch, load_s) for stretch in stretches)
     return [(fixed_s + overlapped(waves * tile_s, memory_s)).min(axis=(0, 1)) for tile_s in found]
 
@@ -175,8 +195,14 @@ def _tile_parts(p: Problems, device: Device, choices: Choices) -> tuple[Floats, 
     tile_m, tile_n, split = choices
     k = np.ceil(p.k / split)
     tensor_s = 2.0 * tile_m * tile_n * k * device.sm_count / p.flops_per_s
-    loaded_bytes = (np.minimum(tile_m, p.m) + np.minimum(tile_n, p.n)) * k * p.element_bytes
-    return tensor_s, loaded_bytes / l2_bytes_per_s(device)
+    load_s = (np.minimum(tile_m, p.m) / p.a_per_s + np.minimum(tile_n, p.n) / p.b_per_s) * k * p.element_bytes
+    return tensor_s, load_s
+
+
+def _stored_s(p: Problems, choices: Choices) -> Floats:
+    """Of one output tile on one SM: to store it in narrow pieces, behind the main loop."""
+    seconds: Floats = np.minimum(choices.tile_m, p.m) * np.minimum(choices.tile_n, p.n) * p.stored_s
+    return seconds
 
 
 def _added_s(p: Problems, device: Device, choices: Choices) -> Floats:

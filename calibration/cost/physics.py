@@ -15,7 +15,7 @@ from calibration.cost.rates import Floats
 from hardware.types import Device
 from workloads.ops import Attention, ComputeOp, Gemm, Pointwise
 
-CAST = "quantize_fp8"  # finds the scale, then casts
+CAST = "quantize_dynamic"  # finds the scale, then casts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,14 +12,16 @@ CTA_BYTES = 8192.0  # moved by one thread block at least: 256 threads, two vecto
 
 
 def pointwise_s(ops: Sequence[Pointwise], device: Device) -> Floats:
-    """Seconds of each kernel: memory, instructions or arithmetic, whichever is slowest, behind a fixed time."""
-    moved_bytes, flops, per_clock, share = np.array(
-        [(op.bytes, op.flops, op.bytes_per_clock, op.memory_share) for op in ops], dtype=np.float64
-    ).T.reshape(4, -1)
+    """Seconds of each op: memory, instructions, rows or arithmetic, whichever is slowest, behind fixed times."""
+    moved_bytes, flops, per_clock, share, kernels, row_clocks = np.array(
+        [(op.bytes, op.flops, op.bytes_per_clock, op.memory_share, op.kernels, op.row_clocks) for op in ops],
+        dtype=np.float64,
+    ).T.reshape(6, -1)
     busy_sms = np.clip(np.ceil(moved_bytes / CTA_BYTES), 1, device.sm_count)
     memory_s = moved_bytes / (hbm_bytes_per_s(device) * share)
     issue_s = moved_bytes / (busy_sms * per_clock * device.boost_clock_hz)
     compute_s = flops / vector_peak_flops_per_s(device)
-    slowest_s = np.maximum(np.maximum(memory_s, issue_s), compute_s)
-    seconds: Floats = device.architecture.pointwise_s + slowest_s
+    rows_s = row_clocks / (device.sm_count * device.boost_clock_hz)
+    slowest_s = np.maximum.reduce([memory_s, issue_s, rows_s, compute_s])
+    seconds: Floats = kernels * device.architecture.pointwise_s + slowest_s
     return seconds

@@ -18,7 +18,12 @@ from workloads.ops import DTYPE_BYTES, traffic_table
 FAMILIES = families()
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
 # Named by the table of traffic, and no kernel of PyTorch, or another one alone than in a training run.
-NOT_CAPTURED = {"lamb", "layer_norm_apex", "quantize_fp8_columns"}
+# Kernels of Apex, Transformer Engine and vLLM, which PyTorch does not bring
+NOT_CAPTURED = {
+    *("lamb", "layer_norm_apex", "layer_norm_te", "rms_norm_te", "rope_te", "scaled_causal_softmax"),
+    *("quantize_fp8_columns", "quantize_current", "quantize_current_both", "quantize_delayed", "quantize_delayed_both"),
+    *("quantize_blocks", "quantize_blocks_both", "quantize_dynamic", "transpose_fp8"),
+}
 
 
 @every_family

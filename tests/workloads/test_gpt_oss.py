@@ -125,7 +125,7 @@ def test_activations_that_are_run_again_keep_the_input_of_the_clamps_alone():
 
 def test_rotary_positions_that_scale_are_not_fused():
     assert kernels(pieces(OSS)["rope"]) == ["rope_eager", "copy"]
-    assert kernels(pieces(PLAIN)["rope"]) == ["rope"]
+    assert kernels(pieces(PLAIN)["rope"]) == ["rope_te"]
 
 
 def test_sinks_are_fused_where_the_stack_has_such_a_kernel():

@@ -194,7 +194,7 @@ def test_a_fused_softmax_takes_four_heads_at_a_time(tp, micro_batch, fused):
     kernels = [
         work.op.op for piece in found if piece.kind == "core" for work in piece.forward if hasattr(work.op, "op")
     ]
-    assert ("scale_mask_softmax" in kernels) == fused
+    assert ("scaled_causal_softmax" in kernels) == fused
     assert ("softmax" in kernels) != fused
 
 

@@ -12,7 +12,7 @@ from workloads.quantisation import quantised
 
 def names(precision: str, stack: str = "torchtitan") -> list[list[tuple[str, int, int]]]:
     shard = make_shard(LLAMA, stack, training={"precision": precision})
-    found = quantised(shard, 64, (96, 32))
+    found = quantised(shard, "up", 64, (96, 32))
     return [[(w.op.op, w.op.rows, w.op.cols) for w in part if isinstance(w.op, Pointwise)] for part in found]
 
 
@@ -25,10 +25,66 @@ def test_scales_of_rows_take_six_casts_three_of_them_transposed():
     ]
 
 
-def test_one_scale_for_a_tensor_needs_no_transposed_cast():
-    forward, data, weights = names("fp8", "nemo")
-    assert {name for name, _, _ in (*forward, *data)} <= {"quantize_fp8", "quantize_fp8_transpose"}
-    assert weights == []
+def test_one_scale_for_a_tensor_needs_one_cast_for_both_gemms_that_read_it():
+    assert names("fp8", "nemo") == [[("quantize_delayed_both", 64, 64)], [("quantize_delayed_both", 64, 128)], []]
+
+
+def test_a_scale_for_each_block_needs_no_pass_for_the_largest_element():
+    assert names("mxfp8", "megatron-core") == [
+        [("quantize_blocks_both", 64, 64)],
+        [("quantize_blocks_both", 64, 128)],
+        [],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stack", "said", "expected"),
+    [
+        # A column-parallel layer gathers its input: each of two ranks casts half of the tokens, and transposes all.
+        (
+            "megatron-core",
+            {},
+            [[("quantize_current", 32, 64), ("transpose_fp8", 64, 64)], [("quantize_current_both", 64, 128)]],
+        ),
+        # A row-parallel one gathers the gradient of its output.
+        (
+            "megatron-core",
+            {"row_parallel": True},
+            [[("quantize_current_both", 64, 64)], [("quantize_current", 32, 128), ("transpose_fp8", 64, 128)]],
+        ),
+        # The norm in front has written 8 bits.
+        ("nemo", {"behind_norm": True}, [[("transpose_fp8", 64, 64)], [("quantize_delayed_both", 64, 128)]]),
+    ],
+)
+def test_ranks_cast_their_part_of_what_sequence_parallelism_gathers(stack, said, expected):
+    shard = make_shard(LLAMA, stack, tp=2, sequence_parallel=True, training={"precision": "fp8"})
+    found = quantised(shard, "up", 64, (128,), **said)
+    assert [[(w.op.op, w.op.rows, w.op.cols) for w in part] for part in (found.forward, found.data)] == expected
+
+
+@pytest.mark.parametrize(
+    ("stack", "precision", "dtypes"),
+    [
+        ("megatron-core", "bf16", {"bf16"}),
+        ("megatron-core", "fp8", {"fp8", "bf16"}),  # bf16: the vocabulary's
+        ("megatron-core", "mxfp8", {"mxfp8", "bf16"}),
+        ("torchtitan", "fp8-rowwise", {"bf16"}),
+    ],
+)
+def test_sequence_parallelism_gathers_what_was_cast(stack, precision, dtypes):
+    shard = make_shard(LLAMA, stack, tp=2, sequence_parallel=True, training={"precision": precision})
+    gathers = [
+        op for op in leaf_runs(build(shard)) if isinstance(op, Collective) and op.op == "all_gather" and op.ranks == 2
+    ]
+    assert {op.dtype for op in gathers} == dtypes
+    assert {max(op.bytes for op in gathers if op.dtype == dtype) / DTYPE_BYTES[dtype] for dtype in dtypes} == {64 * 64}
+
+
+def test_weights_that_are_frozen_need_no_transposed_copies():
+    shard = make_shard(LLAMA, "nemo", tp=2, sequence_parallel=True, training={"precision": "fp8", "task": "lora"})
+    found = [op.op for op in leaf_runs(build(shard)) if isinstance(op, Pointwise) and "quantize" in op.op]
+    assert set(found) == {"quantize_delayed"}
+    assert not any(getattr(op, "op", "") == "transpose_fp8" for op in leaf_runs(build(shard)))
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", "fp32"), ("fp8", "bf16"), ("mxfp8", "bf16")])

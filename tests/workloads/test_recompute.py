@@ -196,7 +196,7 @@ def test_norms_that_are_run_again_leave_the_inputs_of_projections_unkept():
     """Of a Llama layer, those of qkv and of up: 2 bytes of h columns each."""
     none, some = (layer_kept_bytes(of_modules(names, LLAMA), recomputed=False) for names in ("", "layernorm"))
     assert none - some == 2 * 64 * 64 * 2
-    assert {work.op.op for work in of_modules("layernorm", LLAMA).again.work} == {"rms_norm"}
+    assert {work.op.op for work in of_modules("layernorm", LLAMA).again.work} == {"rms_norm_te"}
 
 
 def test_experts_that_are_run_again_send_their_rows_again():

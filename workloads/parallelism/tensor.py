@@ -27,7 +27,7 @@ def column(shard: Shard, piece: Piece, *, narrow: bool = True) -> Piece:
     reduced = _behind_data(shard, piece.backward)
     if not shard.layout.sequence_parallel:
         return replace(piece, backward=reduced)
-    dtype = _gathered_dtype(shard) if narrow else shard.precision.activation
+    dtype = _gathered_dtype(shard, piece.name) if narrow else shard.precision.activation
     gather = _collective(shard, "all_gather", dtype)
     forward = _beside(shard, gather, (*_copies(shard, dtype), *piece.forward), before=True)
     if shard.stack.keeps_gathered:
@@ -106,8 +106,8 @@ def loss(shard: Shard, piece: Piece) -> Piece:
     return replace(piece, forward=(*piece.forward, *(Work(op, STREAM),) * 3))
 
 
-def _gathered_dtype(shard: Shard) -> str:
-    return shard.precision.gemm if shard.gathers_narrow_inputs else shard.precision.activation
+def _gathered_dtype(shard: Shard, linear: str = "") -> str:
+    return shard.precision.gemm if shard.gathers_narrow_inputs(linear) else shard.precision.activation
 
 
 def _collective(shard: Shard, kind: CollectiveKind, dtype: str = "") -> Work:
