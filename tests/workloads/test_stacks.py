@@ -1,5 +1,6 @@
 """Stacks: every file reads, and names only kernels that there are."""
 
+import re
 from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hardware import catalog as hardware
-from hardware.descriptor import DescriptorError, read, read_toml
+from hardware.descriptor import DescriptorError, read_toml
 from sim.catalog import STACKS, stack, stacks
 from sim.usual import NARROWER
 from tests.conftest import GPT, LLAMA, make_job
@@ -44,7 +45,49 @@ def test_there_are_stacks():
 
 @every_stack
 def test_a_file_is_named_after_its_stack(name):
-    assert read(STACKS / f"{name}.toml", Stack).name == name
+    assert stack(name).name == name
+
+
+def written(folder: Path, name: str, **said: object) -> str:
+    """The name of a stack's file with these keys; a mapping is a table."""
+    lines = [f'name = "{name}"', 'title = "t"', 'source = "s"']
+    lines += [f"{key} = {value}" for key, value in said.items() if not isinstance(value, dict)]
+    for key, table in said.items():
+        lines += [f"[{key}]", *(f"{at} = {value}" for at, value in table.items())] if isinstance(table, dict) else []
+    (folder / f"{name}.toml").write_text("\n".join(lines))
+    return f"{name}.toml"
+
+
+def test_a_stack_that_is_like_another_says_what_differs(tmp_path):
+    """Tables are joined by key, other values replaced; where it comes from is its own."""
+    known = stack("nemo")
+    file = written(tmp_path, "mine", like='"nemo"', zero=0, kernels={"rope": '["rope_eager"]'})
+    found = stack(file, tmp_path)
+    expected = replace(known, name="mine", title="t", source="s", zero=0, earlier={})
+    assert found == replace(expected, kernels=replace(known.kernels, rope=("rope_eager",)))
+
+
+def test_a_stack_may_be_like_one_that_is_like_another(tmp_path):
+    written(tmp_path, "first", like='"nemo"', zero=0)
+    second = stack(written(tmp_path, "second", like='"first.toml"', dropout="true"), tmp_path)
+    assert (second.zero, second.dropout, second.flash_kernel) == (0, True, "cudnn")
+
+
+@pytest.mark.parametrize(
+    ("likes", "words"),
+    [
+        ({"one": '"nemmo"'}, "like: no stack 'nemmo'; nearest: nemo"),
+        ({"one": "3"}, "like: no stack '3'"),
+        ({"one": '"nothing.toml"'}, "nothing.toml: .*"),
+        ({"one": '"one.toml"'}, "like: 'one.toml' is like this stack itself"),
+        ({"one": '"two.toml"', "two": '"one.toml"'}, "like: 'one.toml' is like this stack itself"),
+    ],
+)
+def test_a_stack_that_is_like_none_is_refused(tmp_path, likes, words):
+    files = [written(tmp_path, name, like=like) for name, like in likes.items()]
+    with pytest.raises(DescriptorError) as refused:
+        stack(files[0], tmp_path)
+    assert re.search(words, str(refused.value))
 
 
 @every_stack
@@ -146,7 +189,7 @@ def copied(name: str, path: Path, old: str, new: str) -> Path:
 )
 def test_a_faulty_stack_is_refused(tmp_path, old, new, words):
     with pytest.raises(DescriptorError, match=words):
-        read(copied("torchtitan", tmp_path / "mine.toml", old, new), Stack)
+        stack(copied("torchtitan", tmp_path / "mine.toml", old, new).name, tmp_path)
 
 
 def test_a_stack_of_ones_own_is_read_from_its_file(tmp_path):
