@@ -40,6 +40,7 @@ class Architecture:
         tail_share: of the idle time in a last, partly filled wave, what kernels do lose (rest: stream-k).
         narrow_per_clock: loads and stores of 4 bytes or fewer in an SM, where rows are no multiple of 16 bytes.
         turned_bytes_per_clock: into an SM's tensor cores, of an operand wider than 16 bits that does not lie along k.
+        narrow_layouts: of 8-bit operands that tensor cores take; with "tn" both have to lie along k.
         sustained_clock: clock of the reference part in a long run of large GEMMs, relative to a burst.
         throttle_s: length of a GEMM at which a benchmark's short loop has lost half of that clock.
         joules_per_flop: power limit over 16-bit tensor peak of the reference part; less clocks lower.
@@ -66,6 +67,7 @@ class Architecture:
     tail_share: Share
     narrow_per_clock: Positive
     turned_bytes_per_clock: Positive
+    narrow_layouts: Literal["tn", "any"]
     sustained_clock: Share
     throttle_s: Positive
     joules_per_flop: Positive

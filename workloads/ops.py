@@ -121,6 +121,7 @@ class Traffic(NamedTuple):
     row_clocks: float  # that one SM spends on a row at least
     lengths: frozenset[int]  # of rows with a kernel of their own; empty: all
     other_per_clock: float  # per_clock of the kernel for all other lengths
+    turned: float  # of the bytes, those of a transposed copy in 8 bits
 
 
 # Of a kernel that does nothing but load and store: more than any memory delivers.
@@ -142,6 +143,7 @@ def traffic_table() -> dict[tuple[str, str], Traffic]:
             row_clocks=row.get("row_clocks", 0.0),
             lengths=frozenset(kernel.get("lengths", ())),
             other_per_clock=row.get("other_per_clock", STREAMING_PER_CLOCK),
+            turned=kernel.get("turned", 0.0),
         )
         for name, kernel in table.items()
         for direction, row in kernel.items()
@@ -195,6 +197,11 @@ class Pointwise:
     def kernels(self) -> float:
         """That it takes, one after the other."""
         return traffic_table()[self.op, self.direction].kernels
+
+    @property
+    def turned_bytes(self) -> float:
+        """Of a transposed copy in 8 bits, for tensor cores that take operands along k alone."""
+        return self.elements * traffic_table()[self.op, self.direction].turned
 
     @property
     def row_clocks(self) -> float:

@@ -34,17 +34,17 @@ def quantised(
     """Of the linear layer of that name, [tokens, inputs] -> [tokens, each of outputs].
 
     Args:
-        behind_norm: whether a norm writes the input, which some write in 8 bits.
+        behind_norm: whether a norm writes the input, which some write in 8 bits or know the largest element of.
         row_parallel: whether sequence parallelism gathers the gradient of the output, and not the input.
     """
     kernels, columns = shard.kernels, sum(outputs)
     if shard.precision.scales == "tensor":
         held = columns // shard.layout.shards if shard.gathers_narrow else columns
         weight = kernel_work(shard, kernels.quantise_weights, held, inputs, "fwd")
-        written = behind_norm and shard.stack.norms_quantise and not shard.adapted(name)
+        normed = behind_norm and not shard.adapted(name)
         gathered = not row_parallel and shard.gathers_narrow_inputs(name)
         return Quantised(
-            forward=(*_cast(shard, inputs, gathered=gathered, written=written), *weight),
+            forward=(*_cast(shard, inputs, gathered=gathered, normed=normed), *weight),
             data=_cast(shard, columns, gathered=row_parallel and shard.gathers_narrow_inputs()),
         )
     rows, transposed = kernels.quantise_rows, kernels.quantise_columns
@@ -69,14 +69,16 @@ def whole_casts(shard: Shard) -> tuple[str, ...]:
     return shard.kernels.quantise_blocks if shard.precision.gemm in BLOCK_SCALED else shard.kernels.quantise
 
 
-def _cast(shard: Shard, columns: int, *, gathered: bool, written: bool = False) -> tuple[Work, ...]:
-    """Of a tensor that sequence parallelism may gather behind it; `written` by a norm in the narrow type already."""
-    kernels = shard.kernels
-    blocks = shard.precision.gemm in BLOCK_SCALED
-    behind = () if blocks or shard.frozen else kernels.transpose_narrow  # which gradients of weights alone read
-    transposed = kernel_work(shard, behind, shard.tokens, columns, "fwd") if gathered or written else ()
-    if written:
-        return transposed
-    casts = whole_casts(shard) if blocks or not (gathered or shard.frozen) else kernels.quantise_split
+def _cast(shard: Shard, columns: int, *, gathered: bool, normed: bool = False) -> tuple[Work, ...]:
+    """Of a tensor that sequence parallelism may gather behind it; `normed`: that a norm writes."""
+    kernels, blocks = shard.kernels, shard.precision.gemm in BLOCK_SCALED
+    whole, split = whole_casts(shard), whole_casts(shard) if blocks else kernels.quantise_split
+    if normed and not blocks:
+        whole = whole if kernels.quantise_normed is None else kernels.quantise_normed
+        split = split if kernels.quantise_normed_split is None else kernels.quantise_normed_split
+    # Gradients of weights alone read transposed copies.
+    casts = split if gathered or shard.frozen else whole
+    behind = kernels.transpose_narrow if gathered and not (blocks or shard.frozen) else ()
     cast = kernel_work(shard, casts, shard.split_tokens if gathered else shard.tokens, columns, "fwd")
+    transposed = kernel_work(shard, behind, shard.tokens, columns, "fwd")
     return (*cast, *(work._replace(along=True) for work in transposed))

@@ -43,8 +43,10 @@ class Kernels:
     squared_relu: tuple[str, ...] = ("squared_relu",)
     quantise: tuple[str, ...] = ("quantize_fp8",)
     quantise_split: tuple[str, ...] = ("quantize_fp8",)  # in its place, of what sequence parallelism gathers behind it
+    quantise_normed: tuple[str, ...] | None = None  # in the place of these two, of what a norm writes
+    quantise_normed_split: tuple[str, ...] | None = None
     quantise_blocks: tuple[str, ...] = ("quantize_blocks_both",)  # likewise with a scale for each block of elements
-    transpose_narrow: tuple[str, ...] = ()  # of 8-bit inputs that were gathered, or that norms write
+    transpose_narrow: tuple[str, ...] = ()  # of 8-bit inputs that were gathered
     quantise_rows: tuple[str, ...] = ("quantize_fp8_rows",)  # with a scale for each row
     quantise_columns: tuple[str, ...] = ("quantize_fp8_columns",)  # likewise along the other dimension, transposed
     merge: tuple[str, ...] = ("add",)  # of a block of ring attention into what is there; fused at best
@@ -206,7 +208,6 @@ class Stack:
     keeps_gathered: bool = False  # with sequence parallelism, gathered inputs are kept and not gathered again
     # With sequence parallelism, casts come before all-gathers, but those with a scale for each row
     gathers_narrow_inputs: bool = False
-    norms_quantise: bool = False  # norms write the 8-bit input of the linear layer behind them
     gathers_routed: bool = False  # with it, inputs of experts are gathered, and every rank routes all of their tokens
     sequence_parallel: bool = False  # whether tp > 1 brings it by default
     zero: Annotated[int, Ge(0)] = 0  # the usual stage, for runs whose source does not give it

@@ -52,8 +52,13 @@ def test_a_scale_for_each_block_needs_no_pass_for_the_largest_element():
             {"row_parallel": True},
             [[("quantize_current_both", 64, 64)], [("quantize_current", 32, 128), ("transpose_fp8", 64, 128)]],
         ),
-        # The norm in front has written 8 bits.
+        # The norm in front has written 8 bits, or knows the largest element.
         ("nemo", {"behind_norm": True}, [[("transpose_fp8", 64, 64)], [("quantize_delayed_both", 64, 128)]]),
+        (
+            "megatron-core",
+            {"behind_norm": True},
+            [[("quantize_delayed", 32, 64), ("transpose_fp8", 64, 64)], [("quantize_current_both", 64, 128)]],
+        ),
     ],
 )
 def test_ranks_cast_their_part_of_what_sequence_parallelism_gathers(stack, said, expected):

@@ -35,7 +35,7 @@ def kernels_of(found: Stack) -> set[tuple[str, str]]:
         for field in fields(Kernels):
             # Inputs are cast the same way in both passes; metrics have no backward pass.
             directions = ("fwd",) if field.name in ("quantise", "metrics") else ("fwd", "bwd")
-            used |= {(kernel, way) for kernel in getattr(kernels, field.name) for way in directions}
+            used |= {(kernel, way) for kernel in getattr(kernels, field.name) or () for way in directions}
     return used | {(kernel, "fwd") for field in fields(Optimizer) for kernel in getattr(found.optimizer, field.name)}
 
 
