@@ -41,6 +41,8 @@ class Architecture:
         narrow_per_clock: loads and stores of 4 bytes or fewer in an SM, where rows are no multiple of 16 bytes.
         turned_bytes_per_clock: into an SM's tensor cores, of an operand wider than 16 bits that does not lie along k.
         narrow_layouts: of 8-bit operands that tensor cores take; with "tn" both have to lie along k.
+        split_accumulator_share: of the main loop's rate in 8 bits that is left where products are added up outside of
+            the tensor cores every few steps.
         sustained_clock: clock of the reference part in a long run of large GEMMs, relative to a burst.
         throttle_s: length of a GEMM at which a benchmark's short loop has lost half of that clock.
         joules_per_flop: power limit over 16-bit tensor peak of the reference part; less clocks lower.
@@ -78,6 +80,7 @@ class Architecture:
     gemm_spread: Positive
     attention_spread: Positive
     pointwise_spread: Positive
+    split_accumulator_share: Share = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,7 +111,7 @@ def play_block(
     exposed, busy = _exposed(work, timeline)
     unit_s = costs.unit_s if block.unit else 0.0
     host_s = 0.0 if costs.blocking else sum(launches) + unit_s
-    counted_s = 0.0 if costs.blocking else counting_s(work, seconds, launches)
+    counted_s = 0.0 if costs.blocking else counting_s(work, seconds, launches) + block.tensors * costs.tensor_s
     hosted = max(host_s - timeline.seconds, counted_s)
     blocked = _computing(work, launches) if costs.blocking else 0.0
     return BlockTime(

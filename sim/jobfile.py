@@ -292,6 +292,8 @@ def _layout(table: LayoutTable, given: Parts) -> tuple[Layout, list[str]]:
         faults.append(f"layout: dp = {table.dp} times {split} is {table.dp * replica} GPUs; {where} has {gpus}")
     if table.sequence_parallel is None:
         values["sequence_parallel"] = given.stack.sequence_parallel and table.tp > 1
+    if given.stack.splits_experts and given.model.experts and not table.etp:
+        values["etp"] = table.tp
     values |= ONE_REPLICA if faults else {"dp": table.dp or gpus // replica}
     return Layout(**values), faults
 

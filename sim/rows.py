@@ -193,8 +193,9 @@ def _layout(row: Row, tp: int) -> Layout:
     if rest:
         raise SkippedRowError(f"{row['gpus']} GPUs are not divisible by tp x pp x cp = {tp * pp * cp}")
     zero = 0 if row["zero"] in ("", "lora") else whole(row, "zero")
-    usual = stack(row["stack"]).sequence_parallel if row["stack"] else False
-    sequence_parallel = _yes(row, "sequence_parallel", usual=usual)
+    known = stack(row["stack"]) if row["stack"] else None
+    sequence_parallel = _yes(row, "sequence_parallel", usual=known is not None and known.sequence_parallel)
+    split = tp if known is not None and known.splits_experts and whole(row, "experts", 0) else 0
     if row.get("dp") and whole(row, "dp") != dp:
         raise SkippedRowError(f"dp = {row['dp']} contradicts gpus / (tp x pp x cp) = {dp}")
     return Layout(
@@ -204,7 +205,7 @@ def _layout(row: Row, tp: int) -> Layout:
         vp=whole(row, "vp", 1),
         cp=cp,
         ep=whole(row, "ep", 1),
-        etp=whole(row, "etp", 0),
+        etp=whole(row, "etp", 0) or split,
         context_mode=cast(ContextMode, row.get("context_mode") or "ring"),
         expert_mode=cast(ExpertMode, row.get("expert_mode") or "all_to_all"),
         expert_overlap=_yes(row, "expert_overlap"),

@@ -7,6 +7,7 @@ Recomputation selective by op runs the GEMMs of experts again: its lists of what
 from dataclasses import replace
 
 from workloads.graph import Work
+from workloads.linear import splits_accumulator
 from workloads.ops import DTYPE_BYTES, Gemm, Layout
 from workloads.parallelism import expert
 from workloads.pieces import Piece, kernel_work, pointwise
@@ -36,7 +37,8 @@ def routed(shard: Shard) -> tuple[Piece, ...]:
 
 def _activated(shard: Shard, columns: int) -> tuple[Piece, ...]:
     """The activation; where its inputs are clamped by a kernel of their own, that one and then the activation."""
-    kernels = shard.kernels.gated if shard.model.gated else shard.kernels.activation(shard.model.activation)
+    gated = shard.kernels.gated_routed or shard.kernels.gated
+    kernels = gated if shard.model.gated else shard.kernels.activation(shard.model.activation)
     chain = [shard.kernels.clamp, kernels] if shard.model.clamped and shard.kernels.clamp else [kernels]
     names = ("experts activation", "experts gate")
     return tuple(
@@ -62,19 +64,26 @@ def _routing(shard: Shard) -> int:
 
 
 def _router(shard: Shard) -> Piece:
-    """A narrow linear layer, in the activation type."""
+    """A narrow linear layer, in the activation type or a wider one that its input is cast to in each pass."""
     rows, inputs, outputs = _routing(shard), shard.model.hidden, shard.model.experts
-    dtype, width = shard.precision.activation, shard.precision.activation_bytes
+    width = shard.precision.activation_bytes
+    dtype = shard.stack.router_dtype or shard.precision.activation
+    wide = dtype != shard.precision.activation
+    cast = kernel_work(shard, ("cast",) if wide else (), rows, inputs, "fwd")
+    cast_back = kernel_work(shard, ("cast",) if wide else (), rows, inputs, "bwd")
+    alike = Gemm(m=rows, n=outputs, k=inputs, dtype=dtype, out_dtype=dtype)
     return Piece(
         name="router",
         kind="gemm",
-        forward=(Work(Gemm(m=rows, n=outputs, k=inputs, dtype=dtype, out_dtype=dtype)),),
+        forward=(*cast, Work(alike)),
         backward=(
-            Work(Gemm(m=rows, n=inputs, k=outputs, layout="nn", dtype=dtype, out_dtype=dtype)),
-            Work(Gemm(m=outputs, n=inputs, k=rows, layout="nt", dtype=dtype, out_dtype=dtype)),
+            Work(replace(alike, n=inputs, k=outputs, layout="nn")),
+            *cast_back,
+            *cast,
+            Work(replace(alike, m=outputs, n=inputs, k=rows, layout="nt")),
         ),
         saved_bytes=rows * inputs * width,
-        output_bytes=rows * outputs * width,
+        output_bytes=rows * outputs * DTYPE_BYTES[dtype],
     )
 
 
@@ -162,6 +171,8 @@ def _gemm(shard: Shard, layout: Layout, columns: int, inner: int, dtype: str) ->
         dtype=dtype,
         out_dtype=shard.precision.activation,
         grouped=True,
+        streams=shard.stack.grouped_gemms == "streams",
+        split_accumulator=splits_accumulator(layout, dtype),
     )
     return Work(gemm)
 
@@ -177,6 +188,8 @@ def _weight_gradient(shard: Shard, outputs: int, inputs: int, dtype: str) -> Wor
         out_dtype=shard.weight_gradient_dtype,
         accumulate=shard.stack.fused_gradient_accumulation,
         grouped=True,
+        streams=shard.stack.grouped_gemms == "streams",
+        split_accumulator=splits_accumulator("nt", dtype),
     )
     return Work(gemm)
 

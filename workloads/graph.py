@@ -49,6 +49,7 @@ class Block:
     phase: str
     pieces: tuple[tuple[Work, ...], ...]
     unit: bool = False  # whether it gathers or reduces parameters, with the host work that goes with it
+    tensors: float = 0.0  # of parameters that the host goes through one by one, while the GPU waits
     beside: tuple[Work, ...] = ()
 
     @property

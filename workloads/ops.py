@@ -35,9 +35,11 @@ class Gemm:
     `layout` is the memory order in BLAS terms: tn for the forward pass (weights stored [n, k]), nn for the
     data gradient, nt for the weight gradient. Inputs are `dtype`; C is written as `out_dtype`, and read
     first when `accumulate` is set (gradient accumulation fused into the weight-gradient GEMM). `grouped`: the
-    batch is of experts, whose rows differ in number; m (of a weight gradient, k) is the mean. `casts`: A comes in
+    batch is of experts, whose rows differ in number; m (of a weight gradient, k) is the mean; with `streams` each
+    is a kernel of its own, one behind the other on each of some streams. `casts`: A comes in
     16 bits and is cast to `dtype` on the way, as benchmarks of whole linear layers time it; steps have ops of their own
-    for that.
+    for that. `split_accumulator`: sums of 8-bit products leave the tensor cores every few steps of k, to be added up in
+    fp32, as those of gradients do in Transformer Engine and torchao.
     """
 
     m: int
@@ -49,6 +51,8 @@ class Gemm:
     out_dtype: str = "bf16"
     accumulate: bool = False
     grouped: bool = False
+    streams: bool = field(default=False, repr=False)
+    split_accumulator: bool = field(default=False, repr=False)
     casts: bool = field(default=False, repr=False)  # equal shapes have equal names, so that splits keep them together
 
     @property

@@ -8,6 +8,7 @@ from workloads.parallelism import data, pipeline
 from workloads.parameters import Parameters, summed
 from workloads.passes import Passes
 from workloads.stage import Blocks, chunk_parameters, matrices_of
+from workloads.tensors import chunk_tensors
 from workloads.weave import Weave
 
 
@@ -61,14 +62,15 @@ def _update(weave: Weave, blocks: Blocks, passes: Passes, ready: tuple[int, ...]
     mixed = optimizer.mixed if blocks.shard.precision.master else ()
     if held:
         update = ("sgd",) if blocks.shard.training.optimizer == "sgd" else optimizer.update
-        weave.add(_segment("optimizer", (*optimizer.clip, *update, *mixed), held), stage, ready)
+        tensors = blocks.shard.held(summed(chunk_tensors(blocks.shard, chunk) for chunk in passes.chunks))
+        weave.add(_segment("optimizer", (*optimizer.clip, *update, *mixed), held, tensors), stage, ready)
     matrices = sum(matrices_of(blocks.shard, chunk) for chunk in passes.chunks)
     gather = data.gather_parameters(blocks.shard, parameters, matrices)
     if gather is not None and layout.zero in (1, 2) and not passes.gathers_ahead:
         weave.add(gather, stage, weave.tail(stage), data.STREAM)
 
 
-def _segment(name: str, kernels: tuple[str, ...], parameters: float) -> Segment:
+def _segment(name: str, kernels: tuple[str, ...], parameters: float, tensors: float = 0.0) -> Segment:
     size = max(round(parameters), 1)
     work = tuple(Work(Pointwise(op=kernel, rows=1, cols=size, dtype="fp32")) for kernel in kernels)
-    return Segment(name=name, blocks=((Block(name=name, phase="optimizer", pieces=(work,)), 1),))
+    return Segment(name=name, blocks=((Block(name=name, phase="optimizer", pieces=(work,), tensors=tensors), 1),))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from workloads.graph import Work
-from workloads.ops import DTYPE_BYTES, Direction, Pointwise
+from workloads.ops import DTYPE_BYTES, Direction, Pointwise, traffic_table
 from workloads.shard import Shard
 
 
@@ -33,12 +33,16 @@ class Piece:
 
 
 def pointwise(shard: Shard, name: str, kernels: tuple[str, ...], rows: int, cols: int, dtype: str = "") -> Piece:
-    """A chain of memory-bound kernels over a [rows, cols] tensor, of the activations' type or another."""
+    """A chain of memory-bound kernels over a [rows, cols] tensor, of the activations' type or another.
+
+    Those that the table has no backward direction of are not differentiated: they find indices.
+    """
+    differentiated = tuple(kernel for kernel in kernels[::-1] if (kernel, "bwd") in traffic_table())
     return Piece(
         name=name,
         kind="pointwise",
         forward=kernel_work(shard, kernels, rows, cols, "fwd", dtype),
-        backward=kernel_work(shard, kernels[::-1], rows, cols, "bwd", dtype),
+        backward=kernel_work(shard, differentiated, rows, cols, "bwd", dtype),
         saved_bytes=shard.saved_bytes(kernels, float(rows) * cols, dtype),
         output_bytes=rows * cols * DTYPE_BYTES[dtype or shard.precision.activation],
     )

@@ -33,6 +33,7 @@ class Kernels:
     softmax_fallback: tuple[str, ...] = ()  # in its place where the fused kernel does not take the number of heads
     rope_normalised: tuple[str, ...] = ()  # in its place where queries and keys are normalised before (Qwen3)
     rope_scaled: tuple[str, ...] = ()  # in its place where it also scales queries and keys (YaRN)
+    gated_routed: tuple[str, ...] = ()  # in its place, of experts; none: as `gated`
     clamp: tuple[str, ...] = ()  # in front of a gated activation that is clamped, where it is no part of that kernel
     loss_split: tuple[str, ...] = ()  # over logits split by tensor parallelism, where that takes other kernels
     cast: tuple[str, ...] = ("cast",)  # of an input under torch.autocast, where no other kernel does it on the way
@@ -158,6 +159,8 @@ class Host:
     # For each block of keys and values that comes around a ring of context parallelism, in one pass
     ring_s: Annotated[float, Ge(0)] = 0.0
     step_s: Annotated[float, Ge(0)] = 0.0
+    # Further, for each tensor of parameters whose optimizer states a rank holds: trainers go through them in Python
+    tensor_s: Annotated[float, Ge(0)] = 0.0
     spread: Annotated[float, Ge(0)] = 0.2  # of log(measured / predicted): hosts differ, and their load
     # How far the host keeps its lead over the GPU: within a segment, or through a step that never makes it wait
     ahead: Literal["segment", "step"] = "segment"
@@ -209,6 +212,7 @@ class Stack:
     # With sequence parallelism, casts come before all-gathers, but those with a scale for each row
     gathers_narrow_inputs: bool = False
     gathers_routed: bool = False  # with it, inputs of experts are gathered, and every rank routes all of their tokens
+    splits_experts: bool = False  # whether etp is tp unless said
     sequence_parallel: bool = False  # whether tp > 1 brings it by default
     zero: Annotated[int, Ge(0)] = 0  # the usual stage, for runs whose source does not give it
     dropout: bool = True  # whether GPT and BERT models are trained with it
@@ -232,6 +236,9 @@ class Stack:
     fused_softmax_heads: Annotated[int, Gt(0)] = 1  # of all sequences together, a multiple of which the kernel takes
     fused_gradient_accumulation: bool = False
     fused_sinks: bool = False  # whether fused attention takes sinks; models that have them run unfused otherwise
+    # How the GEMMs of experts run: as one kernel over groups of rows, or each by itself on one of some streams
+    grouped_gemms: Literal["kernel", "streams"] = "kernel"
+    router_dtype: str = ""  # of the router's GEMMs; none: that of the activations
     quantises_experts: bool = True  # in 8- and 4-bit precisions
     accumulates_first: bool = True  # unfused: the first micro-batch adds to a buffer too
 

@@ -64,7 +64,9 @@ class Problems(NamedTuple):
     @classmethod
     def of(cls, ops: Sequence[Gemm], device: Device) -> Self:
         """Columns of `ops`; an unsupported dtype raises ValueError."""
-        rate = {dtype: _main_loop_flops_per_s(device, dtype) for dtype in {op.dtype for op in ops}}
+        rate = {
+            kind: _main_loop_flops_per_s(device, *kind) for kind in {(op.dtype, op.split_accumulator) for op in ops}
+        }
         _check_outputs(ops)
         batch, m, n, k = np.array([(op.batch, op.m, op.n, op.k) for op in ops], dtype=np.float64).T
         element_bytes = np.array([DTYPE_BYTES[op.dtype] for op in ops])
@@ -81,7 +83,7 @@ class Problems(NamedTuple):
             element_bytes=element_bytes,
             added_bytes=np.array([DTYPE_BYTES[op.out_dtype] if op.accumulate else 0.0 for op in ops]),
             ragged=np.array([op.grouped and op.layout != "nt" for op in ops], dtype=np.float64),
-            flops_per_s=np.array([rate[op.dtype] for op in ops]),
+            flops_per_s=np.array([rate[op.dtype, op.split_accumulator] for op in ops]),
             a_per_s=np.minimum(narrow_per_s, [_operand_bytes_per_s(op, device, ("nt",)) for op in ops]),
             b_per_s=np.minimum(narrow_per_s, [_operand_bytes_per_s(op, device, ("nt", "nn")) for op in ops]),
             stored_s=element_bytes / narrow_per_s,
@@ -106,8 +108,9 @@ def gemm_s(ops: Sequence[Gemm], device: Device, clock: Floats) -> Floats:
     return np.where([op.grouped for op in ops], seconds / GROUPED_SHARE, seconds)
 
 
-def _main_loop_flops_per_s(device: Device, dtype: str) -> float:
-    return peak_flops_per_s(device, dtype) * main_loop_share(device, dtype)
+def _main_loop_flops_per_s(device: Device, dtype: str, split_accumulator: bool) -> float:
+    share = device.architecture.split_accumulator_share if split_accumulator else 1.0
+    return peak_flops_per_s(device, dtype) * main_loop_share(device, dtype) * share
 
 
 def _check_outputs(ops: Sequence[Gemm]) -> None:

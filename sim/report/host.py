@@ -12,7 +12,7 @@ from sim.host_costs import HostRuns
 from sim.report.terminal import table
 
 # Entries of [host] that the fit may change, in the order of a stack file.
-ENTRIES = ("launch_s", "again_s", "message_s", "unit_s", "group_s", "expert_s", "ring_s", "step_s")
+ENTRIES = ("launch_s", "again_s", "message_s", "unit_s", "group_s", "expert_s", "ring_s", "step_s", "tensor_s")
 
 
 def host_report(found: HostRuns, fit: HostFit) -> Iterator[RenderableType]:

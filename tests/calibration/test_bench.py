@@ -23,6 +23,7 @@ NOT_CAPTURED = {
     *("lamb", "layer_norm_apex", "layer_norm_te", "rms_norm_te", "rope_te", "scaled_causal_softmax"),
     *("quantize_fp8_columns", "quantize_current", "quantize_current_both", "quantize_delayed", "quantize_delayed_both"),
     *("quantize_blocks", "quantize_blocks_both", "quantize_dynamic", "transpose_fp8"),
+    *("topk_te", "row_map_te", "permute_te", "chunk_map_te", "sort_te", "unpermute_te", "weighted_swiglu"),
 }
 
 

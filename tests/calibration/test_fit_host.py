@@ -99,3 +99,16 @@ def test_costs_that_the_stack_has_not_are_found_too():
 def test_other_costs_leave_the_rest_of_the_host_alone():
     found = with_costs(STACK, {"message_s.compile": 1.0, "step_s": 2.0})
     assert found == replace(STACK, message_s={"eager": 1e-3, "compile": 1.0}, step_s=2.0)
+
+
+def test_a_cost_that_hides_behind_the_gpu_is_found_from_above():
+    """As the stack has it, the GPU takes longer in the one case that would tell: nothing changes around it."""
+    host = replace(STACK, expert_s=5e-6)
+    planted = with_costs(host, PLANTED | {"expert_s": 4e-5})
+
+    def busy(costs: Host) -> list[float]:
+        return [*simulated(costs), max(0.015, 1000 * costs.expert_s), 0.03 + 10 * costs.expert_s]
+
+    runs = [Run(machine=name, case=case, step_s=step) for name in EFFECTS for case, step in enumerate(busy(planted))]
+    found = fit_host(runs, host, ("full",), busy)
+    assert found.host.expert_s == pytest.approx(4e-5, rel=0.02)

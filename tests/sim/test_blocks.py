@@ -305,3 +305,10 @@ def test_a_host_that_reads_the_loss_leaves_the_gpu_waiting_by_hand():
     host = Host(launch_s={"eager": 1.0}, message_s={"eager": 0.0}, loss_s=3.0, read_s=9.0)
     time = played(block((loss, kernel(4))), host)
     assert (time.gpu_s, time.seconds, time.launch_s) == (10.0, 10.0, 4.0)
+
+
+def test_the_gpu_waits_for_a_host_that_goes_through_tensors_by_hand():
+    """Ten at 0.5, whatever the kernel of 4 hides of its launch."""
+    host = Host(launch_s={"eager": 1.0}, message_s={"eager": 0.0}, tensor_s=0.5)
+    time = played(replace(block((kernel(4),)), tensors=10.0), host)
+    assert (time.gpu_s, time.seconds, time.launch_s) == (9.0, 9.0, 5.0)

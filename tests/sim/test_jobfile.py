@@ -242,3 +242,20 @@ def test_a_resolved_job_says_what_the_file_left_open(path: Path):
 
 def test_every_key_can_be_named():
     assert {"model.name", "cluster.nodes", "layout.tp", "training.recompute", "stack.execution"} <= set(keys())
+
+
+def test_experts_are_split_as_the_stack_does_unless_the_file_says(path: Path):
+    """NeMo splits them over all tensor-parallel ranks; nothing is split of a model without experts."""
+    routed = ["model.name=mixtral-8x7b", "cluster.name=dgx-h100", "training.precision=bf16", "training.recompute=none"]
+    routed += ["layout.pp=1", "layout.tp=2", "layout.ep=4"]
+    found = {
+        (name, etp): read_job(path, [*routed, f"stack.name={name}", *([f"layout.etp={etp}"] if etp else [])]).layout
+        for name, etp in (("nemo", 0), ("nemo", 1), ("megatron-core", 0))
+    }
+    assert {key: layout.expert_tp for key, layout in found.items()} == {
+        ("nemo", 0): 2,
+        ("nemo", 1): 1,
+        ("megatron-core", 0): 1,
+    }
+    dense = read_job(path, ["stack.name=nemo", "training.precision=bf16", "cluster.name=dgx-h100"])
+    assert dense.layout.etp == 0

@@ -551,3 +551,24 @@ def test_zero_ranks_that_split_an_expert_are_as_good_as_a_blank():
     assert job(**split, etp="0").layout == job(**split, etp="").layout
     assert job(**split, etp="2").layout.etp == 2
     assert "ep = '0': a whole number of 1 or more is needed" in reason(**split, ep="0")
+
+
+@pytest.mark.parametrize(
+    ("software", "cells", "ranks"),
+    [
+        ("nemo", {}, 2),
+        ("nemo-2024", {}, 2),
+        ("nemo", {"etp": "1"}, 1),
+        ("megatron-core", {}, 1),
+        ("megatron-core", {"etp": "2"}, 2),
+    ],
+)
+def test_experts_are_split_where_the_stack_does_so_unless_the_row_says(
+    software: str, cells: dict[str, str], ranks: int
+):
+    routed = {"family": "moe", "kv_heads": "8", "experts": "8", "topk": "2", "ep": "4", "pp": "1"}
+    assert job(stack=software, sequence_parallel="yes", precision="bf16", **routed, **cells).layout.expert_tp == ranks
+
+
+def test_a_dense_row_has_no_experts_to_split():
+    assert job(stack="nemo", precision="bf16").layout.etp == 0

@@ -6,8 +6,10 @@ from math import comb
 import pytest
 
 from hardware import catalog as hardware
+from sim import profiles
 from sim.catalog import stack
 from sim.memory import peak_memory
+from sim.price import price
 from sim.step import simulate
 from tests.conftest import LLAMA, SIMPLE, changed, make_job, make_shard
 from workloads import transformer
@@ -281,7 +283,7 @@ def test_rows_that_are_sent_once_are_expanded_and_summed_up_where_the_experts_ar
     for name in ("dispatch", "combine"):
         (work,) = pieces[name].forward
         assert work.op == Exchange(bytes=TOKENS * 64 * 2, ranks=4, routing=Routing(8, 2))
-    assert [work.op.op for work in pieces["restore"].forward if isinstance(work.op, Pointwise)] == ["combine_rows"]
+    assert [work.op.op for work in pieces["restore"].forward if isinstance(work.op, Pointwise)] == ["unpermute_te"]
 
 
 def test_sending_rows_once_over_nodes_takes_less_time():
@@ -296,3 +298,35 @@ def test_sending_rows_once_over_nodes_takes_less_time():
 def test_without_expert_parallelism_the_mode_changes_nothing():
     once, plain = (leaf_runs(build(shard_of(dp=4, expert_mode=mode))) for mode in ("deduplicated", "all_to_all"))
     assert once == plain
+
+
+def test_a_router_in_fp32_casts_its_input_in_both_passes():
+    """Megatron-Core's recipes; the gradient is cast back. TorchTitan multiplies in the type of the activations."""
+    pieces = {piece.name: piece for piece in transformer.layer(shard_of())}
+    router = pieces["router"]
+    assert [getattr(work.op, "op", "gemm") for work in router.forward] == ["cast", "gemm"]
+    assert [getattr(work.op, "op", "gemm") for work in router.backward] == ["gemm", "cast", "cast", "gemm"]
+    assert {work.op.dtype for work in router.forward if isinstance(work.op, Gemm)} == {"fp32"}
+    plain = {piece.name: piece for piece in transformer.layer(make_shard(ROUTED, "torchtitan"))}["router"]
+    assert [work.op.dtype for work in plain.forward if isinstance(work.op, Gemm)] == ["bf16"]
+    assert len(plain.backward) == 2
+
+
+def test_indices_are_found_in_the_forward_pass_alone():
+    pieces = {piece.name: piece for piece in transformer.layer(shard_of())}
+    kernels = [[work.op.op for work in way] for way in (pieces["arrange"].forward, pieces["arrange"].backward)]
+    assert kernels == [["chunk_map_te", "sort_te"], ["sort_te"]]
+    assert not pieces["route"].backward
+
+
+def test_experts_that_run_by_themselves_take_as_long_as_one_after_the_other():
+    """Four experts of 32 rows; a kernel over all groups is another matter."""
+    machine, model = hardware.cluster("dgx-h100", 1), profiles.cost_model(hardware.device("h100-sxm"))
+    together = Gemm(m=32, n=512, k=512, dtype="bf16", batch=4, grouped=True)
+    apart, one = replace(together, streams=True), replace(together, batch=1, grouped=False)
+    prices = price([together, apart, one], machine, model)
+    assert prices[apart].seconds == pytest.approx(4 * prices[one].seconds)
+    assert prices[together].seconds < 0.5 * prices[apart].seconds
+    assert {op.streams for op in leaf_runs(build(shard_of())) if isinstance(op, Gemm) and op.grouped} == {True}
+    titan = build(make_shard(ROUTED, "torchtitan"))
+    assert {op.streams for op in leaf_runs(titan) if isinstance(op, Gemm) and op.grouped} == {False}

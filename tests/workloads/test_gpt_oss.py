@@ -110,7 +110,7 @@ def test_clamps_are_kernels_in_front_of_the_activation_and_keep_their_input():
     """Gate and up of 64 columns for 64 x 2 rows in 16 bits, once more than without clamps."""
     found = pieces(OSS)
     assert kernels(found["experts activation"]) == ["clamp_halves"]
-    assert kernels(found["experts gate"]) == kernels(pieces(PLAIN)["experts activation"]) == ["swiglu"]
+    assert kernels(found["experts gate"]) == kernels(pieces(PLAIN)["experts activation"]) == ["weighted_swiglu"]
     rows = TOKENS * 2 * 2 * 64 * 2
     assert kept(replace(OSS, sinks=False), "none") - kept(replace(OSS, clamped=False), "none") == rows
 
@@ -120,7 +120,7 @@ def test_activations_that_are_run_again_keep_the_input_of_the_clamps_alone():
     assert kept(OSS, "none") - kept(OSS, "selective:moe_act") == TOKENS * 2 * (2 * 64 + 64) * 2
     assert kept(OSS, "selective:moe_act") == kept(PLAIN, "selective:moe_act")
     again = Blocks(shard=make_shard(OSS, "megatron-core", training={"recompute": "selective:moe_act"})).again
-    assert Counter(work.op.op for work in again.work) == {"clamp_halves": 1, "swiglu": 1}
+    assert Counter(work.op.op for work in again.work) == {"clamp_halves": 1, "weighted_swiglu": 1}
 
 
 def test_rotary_positions_that_scale_are_not_fused():

@@ -2,7 +2,10 @@
 
 import pytest
 
-from workloads.ops import DTYPE_BYTES
+from tests.conftest import LLAMA, make_shard
+from workloads.build import build
+from workloads.graph import leaf_runs
+from workloads.ops import DTYPE_BYTES, Gemm
 from workloads.precision import PRECISIONS
 
 
@@ -34,3 +37,11 @@ def test_pure_precision_keeps_one_copy():
     assert PRECISIONS["bf16-pure"].master is None
     assert PRECISIONS["bf16-pure"].moments == "bf16"
     assert PRECISIONS["fp32"].master is None
+
+
+@pytest.mark.parametrize(("precision", "split"), [("fp8", {"nn", "nt"}), ("bf16", set()), ("mxfp8", set())])
+def test_gradients_in_fp8_are_added_up_outside_of_the_tensor_cores(precision: str, split: set[str]):
+    shard = make_shard(LLAMA, "megatron-core", training={"precision": precision})
+    gemms = [op for op in leaf_runs(build(shard)) if isinstance(op, Gemm)]
+    assert {op.layout for op in gemms if op.split_accumulator} == split
+    assert all(op.dtype == "fp8" for op in gemms if op.split_accumulator)
