@@ -115,6 +115,8 @@ def _layout_words(result: Result) -> Iterator[str]:
     layout = result.job.layout
     yield f"dp {layout.dp} x tp {layout.tp} x pp {layout.pp}"
     yield from (f"x {key} {getattr(layout, key)}" for key in ("cp", "ep") if getattr(layout, key) > 1)
+    if layout.ep > 1 and layout.expert_tp > 1:
+        yield f"x etp {layout.expert_tp}"
     if layout.cp > 1 and layout.context_mode != "ring":
         yield f"(context {layout.context_mode})"
     exchange = [layout.expert_mode] * result.job.shard().sends_once + ["overlapped"] * layout.expert_overlap

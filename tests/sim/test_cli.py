@@ -72,6 +72,17 @@ def test_the_same_job_gives_the_same_bytes(tmp_path: Path):
     assert traces[0].read_bytes() == traces[1].read_bytes()
 
 
+def test_the_layout_says_how_experts_are_split_where_the_file_does_not():
+    """NeMo splits them over the tensor-parallel ranks."""
+    job = str(EXAMPLES / "qwen3-30b-a3b.toml")
+    settings = ["--set", "layout.tp=2", "--set", "layout.ep=4"]
+    assert (
+        "x tp 2 x pp 1 x ep 4 x etp 2 sequence-parallel"
+        in invoke("run", job, *settings, "--set", "stack.name=nemo").stdout
+    )
+    assert "x tp 2 x pp 1 x ep 4 sequence-parallel" in invoke("run", job, *settings).stdout
+
+
 def test_settings_change_the_job():
     assert document("run", JOB, "--set", "layout.vp=1")["job"]["layout"]["schedule"] == "one_f_one_b"
 
