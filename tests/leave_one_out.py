@@ -92,7 +92,7 @@ def errors_of(rows: Sequence[Row], records: Sequence[Record]) -> Errors:
     for launch in LAUNCH_FACTORS:
         predicted = Parallel(n_jobs=-1)(delayed(step_s)(row, launch) for row, _ in pairs)
         for (row, record), seconds in zip(pairs, predicted, strict=True):
-            host_s = job_of(row).stack.host.step_s
+            host_s = job_of(row).host.step_s
             for step in STEP_FACTORS:
                 error = (seconds + (step - 1.0) * host_s) / float(str(record["measured_s"])) - 1.0
                 found.setdefault(row["source"], {}).setdefault((launch, step), []).append(error)
