@@ -7,7 +7,7 @@ Recomputation selective by op runs the GEMMs of experts again: its lists of what
 from dataclasses import replace
 
 from workloads.graph import Work
-from workloads.linear import splits_accumulator
+from workloads.linear import added_up
 from workloads.ops import DTYPE_BYTES, Gemm, Layout
 from workloads.parallelism import expert
 from workloads.pieces import Piece, kernel_work, pointwise
@@ -162,19 +162,8 @@ def _cast(shard: Shard, rows: int, columns: int, *, narrow: bool) -> tuple[Work,
 
 
 def _gemm(shard: Shard, layout: Layout, columns: int, inner: int, dtype: str) -> Work:
-    gemm = Gemm(
-        m=_rows_of_one(shard),
-        n=columns,
-        k=inner,
-        batch=shard.experts,
-        layout=layout,
-        dtype=dtype,
-        out_dtype=shard.precision.activation,
-        grouped=True,
-        streams=shard.stack.grouped_gemms == "streams",
-        split_accumulator=splits_accumulator(layout, dtype),
-    )
-    return Work(gemm)
+    out = shard.precision.activation
+    return _each(shard, Gemm(m=_rows_of_one(shard), n=columns, k=inner, layout=layout, dtype=dtype, out_dtype=out))
 
 
 def _weight_gradient(shard: Shard, outputs: int, inputs: int, dtype: str) -> Work:
@@ -182,16 +171,18 @@ def _weight_gradient(shard: Shard, outputs: int, inputs: int, dtype: str) -> Wor
         m=outputs,
         n=inputs,
         k=_rows_of_one(shard),
-        batch=shard.experts,
         layout="nt",
         dtype=dtype,
         out_dtype=shard.weight_gradient_dtype,
         accumulate=shard.stack.fused_gradient_accumulation,
-        grouped=True,
-        streams=shard.stack.grouped_gemms == "streams",
-        split_accumulator=splits_accumulator("nt", dtype),
     )
-    return Work(gemm)
+    return _each(shard, gemm)
+
+
+def _each(shard: Shard, gemm: Gemm) -> Work:
+    """The GEMM of one expert -> those of all on the rank."""
+    streams = shard.stack.grouped_gemms == "streams"
+    return Work(replace(added_up(gemm), batch=shard.experts, grouped=True, streams=streams))
 
 
 def _rows_of_one(shard: Shard) -> int:

@@ -70,21 +70,13 @@ def _saved_width(shard: Shard, name: str, dtype: str) -> float:
 
 def _gemm(shard: Shard, mnk: tuple[int, int, int], layout: Layout, dtype: str, name: str = "") -> Work:
     m, n, k = mnk
-    gemm = Gemm(
-        m=m,
-        n=n,
-        k=k,
-        layout=layout,
-        dtype=dtype,
-        out_dtype=shard.precision.activation,
-        split_accumulator=splits_accumulator(layout, dtype),
-    )
-    return Work(gemm, name=name)
+    gemm = Gemm(m=m, n=n, k=k, layout=layout, dtype=dtype, out_dtype=shard.precision.activation)
+    return Work(added_up(gemm), name=name)
 
 
-def splits_accumulator(layout: Layout, dtype: str) -> bool:
+def added_up(gemm: Gemm) -> Gemm:
     """Gradients in 8 bits are added up more exactly (`_2X_ACC_DGRAD` of Transformer Engine; torchao alike)."""
-    return dtype == "fp8" and layout != "tn"
+    return replace(gemm, split_accumulator=gemm.dtype == "fp8" and gemm.layout != "tn")
 
 
 def _summed(shard: Shard, columns: int, parts: int, dtype: str) -> tuple[Work, ...]:
@@ -98,14 +90,7 @@ def _weight_gradients(shard: Shard, inputs: int, outputs: tuple[int, ...], dtype
     if shard.frozen:
         return ()
     fused, out = shard.stack.fused_gradient_accumulation, shard.weight_gradient_dtype
-    alike = Gemm(
-        m=1,
-        n=inputs,
-        k=shard.tokens,
-        layout="nt",
-        dtype=dtype,
-        out_dtype=out,
-        accumulate=fused,
-        split_accumulator=splits_accumulator("nt", dtype),
+    return tuple(
+        Work(added_up(Gemm(m=n, n=inputs, k=shard.tokens, layout="nt", dtype=dtype, out_dtype=out, accumulate=fused)))
+        for n in outputs
     )
-    return tuple(Work(replace(alike, m=n)) for n in outputs)

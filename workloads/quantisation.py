@@ -72,7 +72,8 @@ def whole_casts(shard: Shard) -> tuple[str, ...]:
 def _cast(shard: Shard, columns: int, *, gathered: bool, normed: bool = False) -> tuple[Work, ...]:
     """Of a tensor that sequence parallelism may gather behind it; `normed`: that a norm writes."""
     kernels, blocks = shard.kernels, shard.precision.gemm in BLOCK_SCALED
-    whole, split = whole_casts(shard), whole_casts(shard) if blocks else kernels.quantise_split
+    whole = whole_casts(shard)
+    split = whole if blocks else kernels.quantise_split
     if normed and not blocks:
         whole = whole if kernels.quantise_normed is None else kernels.quantise_normed
         split = split if kernels.quantise_normed_split is None else kernels.quantise_normed_split
