@@ -182,6 +182,11 @@ def _schedule(row: Row, pp: int) -> str:
     return "gpipe" if names[_plain(word)] == "gpipe" else "auto"
 
 
+def _in_brackets(words: str) -> str:
+    """Behind a schedule: whose it is."""
+    return words.partition("(")[2].partition(")")[0].strip().lower()
+
+
 def _plain(word: str) -> str:
     """Sources write `interleaved 1F1B`, `Interleaved1F1B` and `interleaved-1F1B`."""
     return re.sub(r"[\s_-]", "", word).lower()
@@ -229,7 +234,8 @@ def _stack(row: Row) -> Stack:
     if row["stack"] and row["stack"] not in stacks():
         raise SkippedRowError(unknown("stack", row["stack"], stacks()))
     named, words = stack(row["stack"] or UNSTATED_STACK), (row.get("overlap") or "").lower()
-    found = stack(release(named, hardware.device(row["device"]), _date(row)))
+    driven = stack(named.engines.get(_in_brackets(row.get("schedule") or ""), named.name))
+    found = stack(release(driven, hardware.device(row["device"]), _date(row)))
     said: dict[str, Any] = {}
     for pattern, entries in OVERLAP_WORDS.items():
         said |= entries if re.search(pattern, words) else {}

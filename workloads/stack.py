@@ -33,6 +33,9 @@ class Kernels:
     softmax_fallback: tuple[str, ...] = ()  # in its place where the fused kernel does not take the number of heads
     rope_normalised: tuple[str, ...] = ()  # in its place where queries and keys are normalised before (Qwen3)
     rope_scaled: tuple[str, ...] = ()  # in its place where it also scales queries and keys (YaRN)
+    # Of latent attention, in its place: over the rotated columns of queries, and over keys and values, taken apart
+    latent_queries: tuple[str, ...] = ()
+    latent_keys: tuple[str, ...] = ()
     gated_routed: tuple[str, ...] = ()  # in its place, of experts; none: as `gated`
     clamp: tuple[str, ...] = ()  # in front of a gated activation that is clamped, where it is no part of that kernel
     loss_split: tuple[str, ...] = ()  # over logits split by tensor parallelism, where that takes other kernels
@@ -117,7 +120,8 @@ class Overlaps:
 
     tensor: bool = False  # all-gather and reduce-scatter in chunks beside their GEMM
     tensor_backward: bool = False  # communication of the data gradient beside the weight gradient
-    gradients: Literal["none", "backward", "without-pipeline"] = "none"
+    # The reduction of gradients, beside the backward pass: always, or where one of these parallelisms is not used
+    gradients: Literal["none", "backward", "without-pipeline", "without-tensor"] = "none"
     parameters: bool = False  # ZeRO all-gathers of parameters beside the next forward pass
     # Messages between stages: in between the sender's computation or that of both ends, beside it, or beside it once
     # both ends have come to them
@@ -232,6 +236,8 @@ class Stack:
     interleaves: bool = False
     # Stack of an earlier release -> until when runs were of it
     earlier: Mapping[str, date] = field(default_factory=dict)
+    # Whose pipelines are said in brackets behind a schedule (`1F1B (DeepSpeed)`), in lower case -> stack of such runs
+    engines: Mapping[str, str] = field(default_factory=dict)
     pads_vocab_to: int = 1
     fused_softmax_heads: Annotated[int, Gt(0)] = 1  # of all sequences together, a multiple of which the kernel takes
     fused_gradient_accumulation: bool = False

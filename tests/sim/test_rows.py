@@ -147,6 +147,21 @@ def test_a_schedule_that_a_source_names_is_played(word, name):
     assert schedule(found.schedule_name) is schedule(name)
 
 
+@pytest.mark.parametrize(
+    ("named", "word", "used"),
+    [
+        ("megatron-lm-2022", "1F1B (DeepSpeed)", "megatron-deepspeed-2022"),
+        ("", "1F1B ( deepspeed )", "megatron-deepspeed-2022"),
+        ("megatron-lm-2022", "interleaved 1F1B (PTD-P)", "megatron-lm-2022"),
+        ("llm-foundry", "1F1B (DeepSpeed)", "llm-foundry"),
+    ],
+)
+def test_pipelines_of_another_software_are_said_in_brackets(named, word, used):
+    found = described(ROW | {"stack": named, "schedule": word})
+    assert found.job.stack.name == used
+    assert (f"stack = {used}" in found.assumed) == (used != (named or used))
+
+
 def test_a_schedule_that_is_not_covered_is_skipped():
     assert "ZB-H1" in reason(pp="8", schedule="ZB-H1")
     assert job(pp="1", schedule="ZB-H1").layout.schedule == "auto"

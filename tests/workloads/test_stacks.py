@@ -116,6 +116,12 @@ def test_earlier_releases_are_stacks_of_their_own(name):
 
 
 @every_stack
+def test_whose_pipelines_drive_it_are_those_of_a_stack(name):
+    assert set(stack(name).engines.values()) <= set(stacks())
+    assert all(word == word.lower() for word in stack(name).engines)
+
+
+@every_stack
 def test_every_kernel_stands_in_the_table(name):
     find_indices = {("row_map_te", "bwd"), ("chunk_map_te", "bwd")}
     missing = sorted(kernels_of(stack(name)) - set(traffic_table()) - find_indices)
