@@ -140,8 +140,13 @@ class Passes:
 
 def _reduces_beside(shard: Shard) -> bool:
     """Whether gradients are reduced beside the backward pass."""
-    how, layout = shard.stack.overlap.gradients, shard.layout
-    beside = how == "backward" or (how == "without-pipeline" and layout.pp == 1)
+    layout = shard.layout
+    beside = {
+        "none": False,
+        "backward": True,
+        "without-pipeline": layout.pp == 1,
+        "without-tensor": layout.tp == 1,
+    }[shard.stack.overlap.gradients]
     return layout.data_ranks > 1 and (beside or layout.zero == 3)
 
 

@@ -94,6 +94,24 @@ def test_every_stage_reduces_what_it_holds(on, layout):
         assert sent(program, "all_reduce", stage) == pytest.approx(4.0 * parameters(shard, stage))
 
 
+@pytest.mark.parametrize(
+    ("how", "layout", "same"),
+    [
+        ("without-tensor", {"pp": 2}, "backward"),
+        ("without-tensor", {"tp": 2}, "none"),
+        ("without-pipeline", {"tp": 2}, "backward"),
+        ("without-pipeline", {"pp": 2}, "none"),
+    ],
+)
+def test_gradients_may_be_reduced_beside_the_backward_pass_without_another_parallelism(how, layout, same):
+    def tasks(gradients):
+        _, program = made(changed(BESIDE, overlap={"gradients": gradients}), dp=2, **layout)
+        return [(task.rank, task.after) for task in program.tasks]
+
+    assert tasks(how) == tasks(same)
+    assert tasks("none") != tasks("backward")
+
+
 @pytest.mark.parametrize("on", EVERY_WAY.values(), ids=EVERY_WAY)
 def test_zero_1_scatters_gradients_and_gathers_parameters(on):
     """ZeRO, section 7: as many bytes as an all-reduce; fp32 gradients, 16-bit parameters."""
