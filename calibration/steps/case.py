@@ -15,6 +15,7 @@ VOCAB = 128256
 CASES = "STEPTIME_CASES"
 TORCHTITAN = "torchtitan"
 MEGATRON = "megatron"
+SELECTIVE = "selective:"  # and modules, joined by a plus sign
 FLOAT8 = {TORCHTITAN: ("tensorwise", "rowwise"), MEGATRON: ("tensorwise", "delayed")}
 
 
@@ -68,7 +69,8 @@ class Case:
     batch: sequences that a replica works through at once; under pipeline parallelism all its micro-batches.
     ddp: replicas; with fsdp, of groups that are sharded inside (hybrid sharding).
     ep: ranks that share the experts; they are ranks of fsdp and tp, not more of them. Experts are whole.
-    recompute: none, op (every other GEMM is kept), layers:2 (every second layer), full.
+    recompute: none, op (every other GEMM is kept), layers:2 (every second layer), full; for Megatron-Core none, full,
+        selective:MODULE+MODULE.
     dtype: float32 keeps fp32 weights and computes in bf16 where the trainer casts (by FSDP, or by autocast under
         DDP and on one GPU; never under TP or PP alone); bfloat16 keeps and computes everything in bf16.
     float8: "" for none, or tensorwise, rowwise; for Megatron-Core tensorwise, delayed.
@@ -205,14 +207,14 @@ def _titan(case: Case, _: Mapping[str, Shape]) -> dict[str, bool]:
     }
 
 
-def _megatron(case: Case, shapes: Mapping[str, Shape]) -> dict[str, bool]:
+def _megatron(case: Case, _: Mapping[str, Shape]) -> dict[str, bool]:
     ranks = case.gpus // case.pp
     return {
         "fsdp, accumulate, compile and schedules other than 1F1B are TorchTitan's": case.fsdp == case.accumulate == 1
         and not case.compile
         and case.schedule == "1F1B",
-        "latent attention is TorchTitan's": case.shape not in shapes or not shapes[case.shape].latent,
         f"ep {case.ep} does not divide the {ranks} ranks of a stage": ranks % case.ep == 0,
-        f"recompute {case.recompute!r}; known: none, full": case.recompute in ("none", "full"),
+        f"recompute {case.recompute!r}; known: none, full, selective:MODULES": case.recompute in ("none", "full")
+        or case.recompute.startswith(SELECTIVE),
         f"reduce {case.reduce!r}; known: float32, bfloat16": case.reduce in ("float32", "bfloat16"),
     }

@@ -46,7 +46,10 @@ from megatron.core.tensor_parallel import layers  # type: ignore[import-not-foun
 from megatron.core.tensor_parallel.random import (  # type: ignore[import-not-found,unused-ignore]
     model_parallel_cuda_manual_seed,
 )
-from megatron.core.transformer import TransformerConfig  # type: ignore[import-not-found,unused-ignore]
+from megatron.core.transformer import (  # type: ignore[import-not-found,unused-ignore]
+    MLATransformerConfig,
+    TransformerConfig,
+)
 from megatron.core.transformer.enums import AttnBackend  # type: ignore[import-not-found,unused-ignore]
 from megatron.core.transformer.module import Float16Module  # type: ignore[import-not-found,unused-ignore]
 from megatron.core.utils import get_batch_on_this_cp_rank  # type: ignore[import-not-found,unused-ignore]
@@ -54,7 +57,7 @@ from transformer_engine.pytorch.cpp_extensions import (  # type: ignore[import-n
     general_gemm,
 )
 
-from calibration.steps.case import Case, Shape
+from calibration.steps.case import SELECTIVE, Case, Shape
 from calibration.steps.log import ACTIVE, DATA, METRICS, RESERVED, TOKENS
 
 GIB = float(1 << 30)
@@ -72,11 +75,12 @@ layers._grad_accum_fusion_available = True
 
 
 def config_of(case: Case, shape: Shape) -> Any:
-    """A Llama or a Mixtral, with the fusions that Megatron-LM turns on by itself."""
-    return TransformerConfig(
+    """A Llama, Mixtral or DeepSeek, with the fusions that Megatron-LM turns on by itself."""
+    made = MLATransformerConfig if shape.latent else TransformerConfig
+    return made(
         num_layers=shape.layers,
         hidden_size=shape.hidden,
-        ffn_hidden_size=shape.ffn,
+        ffn_hidden_size=shape.catalogued.dense_ffn if shape.latent else shape.ffn,
         num_attention_heads=shape.heads,
         num_query_groups=shape.kv_heads,
         normalization="RMSNorm",
@@ -99,7 +103,7 @@ def config_of(case: Case, shape: Shape) -> Any:
         pipeline_model_parallel_size=case.pp,
         context_parallel_size=case.cp,
         expert_model_parallel_size=case.ep,
-        expert_tensor_parallel_size=1 if shape.experts else None,
+        expert_tensor_parallel_size=1 if routed(shape) else None,
         sequence_parallel=case.tp > 1,
         gradient_accumulation_fusion=True,
         cross_entropy_loss_fusion=True,
@@ -110,12 +114,21 @@ def config_of(case: Case, shape: Shape) -> Any:
         **_recompute(case),
         **_float8(case),
         **_experts(shape),
+        **_latent(shape),
     )
+
+
+def routed(shape: Shape) -> bool:
+    """Whether any of its layers has experts: the first ones of a DeepSeek have none."""
+    return bool(shape.experts) and not (shape.latent and shape.layers <= shape.catalogued.dense_layers)
 
 
 def _recompute(case: Case) -> dict[str, Any]:
     if case.recompute == "none":
         return {}
+    if case.recompute.startswith(SELECTIVE):
+        modules = case.recompute.removeprefix(SELECTIVE).split("+")
+        return {"recompute_granularity": "selective", "recompute_modules": modules}
     return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
@@ -127,7 +140,7 @@ def _float8(case: Case) -> dict[str, Any]:
 
 
 def _experts(shape: Shape) -> dict[str, Any]:
-    if not shape.experts:
+    if not routed(shape):
         return {}
     return {
         "num_moe_experts": shape.experts,
@@ -140,6 +153,33 @@ def _experts(shape: Shape) -> dict[str, Any]:
         "moe_token_dispatcher_type": "alltoall",
         "moe_grouped_gemm": True,
         "moe_permute_fusion": True,
+        **_first_and_shared(shape),
+    }
+
+
+def _first_and_shared(shape: Shape) -> dict[str, Any]:
+    """Dense first layers of a DeepSeek, and the MLP that every token goes to."""
+    if not shape.latent:
+        return {}
+    model = shape.catalogued
+    return {
+        "moe_layer_freq": [int(layer >= model.dense_layers) for layer in range(model.layers)],
+        "moe_shared_expert_intermediate_size": model.shared_ffn,
+    }
+
+
+def _latent(shape: Shape) -> dict[str, Any]:
+    """Queries, keys and values by way of few columns; only with YaRN does Megatron-Core fuse their rotation."""
+    if not shape.latent:
+        return {}
+    model = shape.catalogued
+    return {
+        "q_lora_rank": model.q_rank or None,
+        "kv_lora_rank": model.kv_rank,
+        "qk_head_dim": model.head_dim - model.rope_dim,
+        "qk_pos_emb_head_dim": model.rope_dim,
+        "v_head_dim": model.value_dim,
+        "rope_type": "yarn",
     }
 
 
@@ -270,7 +310,7 @@ def run(config: Path) -> None:
         pipeline_model_parallel_size=case.pp,
         context_parallel_size=case.cp,
         expert_model_parallel_size=case.ep,
-        expert_tensor_parallel_size=1 if shape.experts else None,
+        expert_tensor_parallel_size=1 if routed(shape) else None,
         create_gloo_process_groups=False,
     )
     model_parallel_cuda_manual_seed(1234)

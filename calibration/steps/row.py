@@ -118,7 +118,8 @@ def _model(case: Case, shape: Shape) -> dict[str, object]:
 
 def _title(shape: Shape) -> str:
     experts = "Mixtral" if chosen().framework == MEGATRON else "Qwen3 MoE"
-    return "DeepSeek-V2" if shape.latent else experts if shape.experts else "Llama"
+    latent = "DeepSeek-V3" if shape.latent == "deepseek-v3" else "DeepSeek-V2"
+    return latent if shape.latent else experts if shape.experts else "Llama"
 
 
 def _how(case: Case, shape: Shape) -> dict[str, object]:
@@ -150,7 +151,7 @@ def _how(case: Case, shape: Shape) -> dict[str, object]:
 def recompute(case: Case, shape: Shape) -> str:
     """In the words of a job file; every Nth layer is the share of a stage's layers that it comes to."""
     if not case.recompute.startswith("layers:"):
-        return RECOMPUTE[case.recompute]
+        return RECOMPUTE.get(case.recompute, case.recompute)
     return f"full:{shape.layers // case.pp // int(case.recompute.removeprefix('layers:'))}"
 
 
