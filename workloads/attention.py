@@ -43,22 +43,23 @@ def flash(shard: Shard) -> Piece:
 def unfused(shard: Shard) -> Piece:
     """Two batched GEMMs around a softmax whose scores are kept: [batch x heads x seq, seq]."""
     rows, cols = shard.training.micro_batch * shard.core_heads * shard.core_sequence, shard.core_sequence
+    keys, values = shard.model.head_dim, shard.model.value_head_dim
     softmax = _softmax(shard)
     scores = shard.saved_bytes(softmax, float(rows) * cols)
     return Piece(
         name="attention",
         kind="core",
         forward=(
-            _scores(shard, "tn"),
+            _scores(shard, keys, "tn"),
             *kernel_work(shard, softmax, rows, cols, "fwd"),
-            _values(shard, "nn"),
+            _values(shard, values, "nn"),
         ),
         backward=(
-            _scores(shard, "tn"),
-            _values(shard, "nt"),
+            _scores(shard, values, "tn"),
+            _values(shard, values, "nt"),
             *kernel_work(shard, softmax[::-1], rows, cols, "bwd"),
-            _values(shard, "nn"),
-            _values(shard, "nt"),
+            _values(shard, keys, "nn"),
+            _values(shard, keys, "nt"),
         ),
         saved_bytes=_qkv_bytes(shard) + scores,
         core_bytes=scores,
@@ -79,23 +80,24 @@ def _kernel(shard: Shard, direction: Direction) -> Attention:
         seq_kv=shard.core_sequence,
         heads=shard.core_heads,
         kv_heads=shard.core_kv_heads,
-        head_dim=shard.model.core_dim,
+        head_dim=shard.model.head_dim,
         dtype=shard.precision.activation,
         causal=shard.model.family != "bert",
         window=shard.window,
         direction=direction,
         kernel=shard.stack.flash_kernel,
+        value_dim=shard.model.value_dim,
     )
 
 
-def _scores(shard: Shard, layout: Layout) -> Work:
-    """Q K^T, or the gradient of the probabilities: [seq, seq] from [seq, head_dim]."""
-    return _batched(shard, shard.core_sequence, shard.model.core_dim, layout)
+def _scores(shard: Shard, columns: int, layout: Layout) -> Work:
+    """Q K^T, or the gradient of the probabilities: [seq, seq] from [seq, columns of a head]."""
+    return _batched(shard, shard.core_sequence, columns, layout)
 
 
-def _values(shard: Shard, layout: Layout) -> Work:
-    """Probabilities times values, or the like: [seq, head_dim] from [seq, seq]."""
-    return _batched(shard, shard.model.core_dim, shard.core_sequence, layout)
+def _values(shard: Shard, columns: int, layout: Layout) -> Work:
+    """Probabilities times values, or the like: [seq, columns of a head] from [seq, seq]."""
+    return _batched(shard, columns, shard.core_sequence, layout)
 
 
 def _batched(shard: Shard, n: int, k: int, layout: Layout) -> Work:

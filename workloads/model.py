@@ -133,11 +133,6 @@ class Model:
         return self.value_dim or self.head_dim
 
     @property
-    def core_dim(self) -> int:
-        """Columns of a head in the attention core, the mean of keys and values: its FLOPs and bytes follow."""
-        return (self.head_dim + self.value_head_dim) // 2
-
-    @property
     def qkv_columns(self) -> int:
         """Output columns of the fused query, key and value projection: (a + 2 g) d."""
         return (self.heads + 2 * self.kv_heads) * self.head_dim
@@ -291,7 +286,7 @@ class Model:
         windowed = sum(self.kind(layer).windowed for layer in range(self.layers))
         keys = windowed * _mean_keys(seq_len, min(self.window, seq_len), causal=causal)
         keys += (self.layers - windowed) * _mean_keys(seq_len, seq_len, causal=causal)
-        return 4.0 * self.heads * self.core_dim * keys
+        return 2.0 * self.heads * (self.head_dim + self.value_head_dim) * keys
 
 
 def _mean_keys(seq_len: int, window: int, *, causal: bool) -> float:

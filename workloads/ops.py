@@ -75,6 +75,7 @@ class Attention:
     `heads` query heads share `kv_heads` heads of keys and values; a causal mask halves the work of a square
     problem. The backward pass does 2.5 times the forward FLOPs (five matrix products instead of two). With a
     `window` each query sees so many keys at most, its own the last of them (causal ones only); 0: all before it.
+    A head's values may have other columns than its queries and keys (`value_dim`; 0: as many).
     """
 
     batch: int
@@ -88,12 +89,22 @@ class Attention:
     window: int = 0
     direction: Direction = "fwd"
     kernel: str = "flash"
+    value_dim: int = 0
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        """Columns of a head: of its queries and keys, and of its values."""
+        return self.head_dim, self.value_dim or self.head_dim
 
     @property
     def flops(self) -> float:
-        """Of the matrix products; what is masked is not counted."""
-        products = 2 if self.direction == "fwd" else 5
-        return products * 2.0 * self.batch * self.heads * self.head_dim * self.pairs
+        """Of the matrix products; what is masked is not counted.
+
+        Forward one over the columns of keys and one over those of values, backward three and two.
+        """
+        keys, values = self.dims
+        columns = keys + values if self.direction == "fwd" else 3 * keys + 2 * values
+        return 2.0 * self.batch * self.heads * columns * self.pairs
 
     @property
     def pairs(self) -> float:
@@ -107,10 +118,9 @@ class Attention:
     @property
     def bytes(self) -> float:
         """Q, K, V and the output once; backward also their gradients."""
-        q = self.batch * self.seq_q * self.heads * self.head_dim
-        kv = 2 * self.batch * self.seq_kv * self.kv_heads * self.head_dim
+        rows = self.batch * (self.seq_q * self.heads + self.seq_kv * self.kv_heads)
         passes = 1 if self.direction == "fwd" else 2
-        return DTYPE_BYTES[self.dtype] * passes * (2 * q + kv)
+        return DTYPE_BYTES[self.dtype] * passes * rows * sum(self.dims)
 
 
 class Traffic(NamedTuple):

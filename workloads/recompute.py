@@ -43,7 +43,7 @@ CORE = frozenset({"tokens for heads", "attention", "heads for tokens"})
 # As Megatron-Core names them (`--recompute-modules`); `core_attn` runs CORE again, where that has scores.
 MODULES = {
     "layernorm": Module(frozenset({"norm"}), frozenset({"qkv", "latent", "up", "shared up", "router"})),
-    "mla_up_proj": Module(frozenset({"latent up", "latent rope"}), frozenset({"attention"})),
+    "mla_up_proj": Module(frozenset({"latent up", "latent rope", "latent keys"}), frozenset({"attention"})),
     "mlp": _with_its_inside("up", "activation", "down"),
     "moe": _with_its_inside(*EXPERTS),
     "moe_act": Module(frozenset({"experts activation", "experts gate"}), frozenset({"experts gate", "experts down"})),

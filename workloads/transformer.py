@@ -40,7 +40,7 @@ def _attention_half(shard: Shard) -> tuple[Piece, ...]:
     model = shard.model
     biased = model.biases != "none"
     rotary = model.positions == "rope"
-    rope = (_rope(shard),) if rotary else ()
+    rope = (_latent_rope if model.kv_rank else _rope)(shard) if rotary else ()
     sums = model.biases == "all" and not _sums_bias(_residual_kernels(shard))
     columns = model.attention_columns // shard.layout.tp
     out = linear(shard, "proj", columns, (model.hidden,), bias=sums, row_parallel=True)
@@ -127,15 +127,23 @@ def _sums_bias(kernels: tuple[str, ...]) -> bool:
     return any(kernel.startswith("bias_") for kernel in kernels)
 
 
-def _rope(shard: Shard) -> Piece:
-    if shard.model.kv_rank:  # the keys' part is one for all heads
-        return pointwise(
-            shard, "latent rope", shard.kernels.rope, shard.tokens, (shard.heads + 1) * shard.model.rope_dim
-        )
+def _latent_rope(shard: Shard) -> tuple[Piece, ...]:
+    """Of queries, and of the part of the keys that is one for all heads, which a kernel may put where it belongs."""
+    model, kernels = shard.model, shard.kernels
+    if not kernels.latent_keys:
+        return (pointwise(shard, "latent rope", kernels.rope, shard.tokens, (shard.heads + 1) * model.rope_dim),)
+    apart = shard.heads * (model.head_dim - model.rope_dim + model.value_dim)
+    return (
+        pointwise(shard, "latent rope", kernels.latent_queries, shard.tokens, shard.heads * model.rope_dim),
+        pointwise(shard, "latent keys", kernels.latent_keys, shard.tokens, apart),
+    )
+
+
+def _rope(shard: Shard) -> tuple[Piece, ...]:
     columns = (shard.heads + shard.kv_heads) * shard.model.head_dim
     normalised = shard.kernels.rope_normalised if shard.model.qk_norm else ()
     scaled = shard.kernels.rope_scaled if shard.model.rope_scaled else ()
-    return pointwise(shard, "rope", scaled or normalised or shard.kernels.rope, shard.tokens, columns)
+    return (pointwise(shard, "rope", scaled or normalised or shard.kernels.rope, shard.tokens, columns),)
 
 
 def _head_norms(shard: Shard) -> tuple[Piece, ...]:

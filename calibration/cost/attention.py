@@ -13,9 +13,6 @@ PADDING = 64  # rows of queries that the matrix units take at a time
 TILE_Q = 128  # rows of queries of one thread block
 RAMP_HEAD_DIM = 128  # at which `attention_kv_ramp` counts keys: a block's start and end cost no more with wider heads
 PADDING_HEAD_DIM = 32  # kernels exist for head dimensions of 32, 64, 96, 128, ...
-# Backward, for each element of the queries, kernels before and behind the main one: output and its gradient are read
-# for dot products (2 elements), a gradient of the queries in fp32 is set to zero, then read and cast (1 element).
-SIDE_ELEMENTS, SIDE_FP32 = 3, 2
 TAIL_SHARE = 0.5  # of the longest block, in which SMs wait at the end: blocks of unequal length, no order
 
 
@@ -35,11 +32,16 @@ def attention_s(ops: Sequence[Attention], device: Device, clock: Floats) -> Floa
 
 
 def _side_bytes(op: Attention) -> float:
-    """That kernels beside the main one move, which nothing hides."""
+    """That kernels before and behind the main one of a backward pass move, which nothing hides.
+
+    Output and its gradient are read for dot products; a gradient of the queries in fp32 is set to zero, then read and
+    cast.
+    """
     if op.direction == "fwd":
         return 0.0
-    width = SIDE_ELEMENTS * DTYPE_BYTES[op.dtype] + SIDE_FP32 * DTYPE_BYTES["fp32"]
-    return width * op.batch * op.heads * op.seq_q * op.head_dim
+    keys, values = op.dims
+    read, cast = 2 * values + keys, 2 * keys
+    return op.batch * op.heads * op.seq_q * (read * DTYPE_BYTES[op.dtype] + cast * DTYPE_BYTES["fp32"])
 
 
 def _flops_per_s(device: Device, dtype: str, kernel: str, direction: str) -> float:
@@ -53,11 +55,12 @@ def _flops_per_s(device: Device, dtype: str, kernel: str, direction: str) -> flo
 def _work(ops: Sequence[Attention], device: Device) -> tuple[Floats, Floats]:
     """FLOPs of the matrix units that the time of all query tiles, and of the longest one, is worth."""
     architecture = device.architecture
-    rows = ("batch", "heads", "seq_q", "head_dim")
-    batch, heads, seq_q, head_dim = np.array([[getattr(op, row) for row in rows] for op in ops], dtype=np.float64).T
+    sizes = [(op.batch, op.heads, op.seq_q, *op.dims) for op in ops]
+    batch, heads, seq_q, *columns = np.array(sizes, dtype=np.float64).T
     pairs, most_keys = np.array([(_visited_pairs(op), _most_keys(op)) for op in ops], dtype=np.float64).T
     products = np.array([2 if op.direction == "fwd" else 5 for op in ops])
-    dims = np.ceil(head_dim / PADDING_HEAD_DIM) * PADDING_HEAD_DIM + architecture.attention_softmax_dims
+    dims = np.ceil(np.array(columns) / PADDING_HEAD_DIM).mean(0) * PADDING_HEAD_DIM
+    dims += architecture.attention_softmax_dims
     ramp = architecture.attention_kv_ramp * (RAMP_HEAD_DIM + architecture.attention_softmax_dims)
     padded = np.ceil(seq_q / PADDING) * PADDING
     work = 2.0 * products * batch * heads * padded * (pairs / seq_q * dims + ramp)

@@ -18,12 +18,13 @@ from workloads.ops import DTYPE_BYTES, traffic_table
 FAMILIES = families()
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
 # Named by the table of traffic, and no kernel of PyTorch, or another one alone than in a training run.
-# Kernels of Apex, Transformer Engine and vLLM, which PyTorch does not bring
+# Kernels of Apex, Transformer Engine, Megatron-Core, vLLM and OneFlow, which PyTorch does not bring
 NOT_CAPTURED = {
     *("lamb", "layer_norm_apex", "layer_norm_te", "rms_norm_te", "rope_te", "scaled_causal_softmax"),
     *("quantize_fp8_columns", "quantize_current", "quantize_current_both", "quantize_delayed", "quantize_delayed_both"),
     *("quantize_blocks", "quantize_blocks_both", "quantize_dynamic", "transpose_fp8"),
     *("topk_te", "row_map_te", "permute_te", "chunk_map_te", "sort_te", "unpermute_te", "weighted_swiglu"),
+    *("mla_rope_queries", "mla_rope_keys", "layer_norm_kept", "causal_softmax_dropout"),
 }
 
 

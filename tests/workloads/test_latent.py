@@ -1,20 +1,24 @@
 """Latent attention, shared experts and dense first layers, as DeepSeek-V2 and V3 have them."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import product
 
 import pytest
 
+from calibration.cost.physics import Physics
+from sim.catalog import stack
 from sim.memory import peak_memory
+from sim.price import price
 from sim.step import simulate
-from tests.conftest import LLAMA, SIMPLE, make_job, make_shard
+from tests.conftest import LLAMA, SIMPLE, changed, cluster, make_job, make_shard
 from workloads.build import build
 from workloads.catalog import model as catalogued
 from workloads.errors import WorkloadError
 from workloads.graph import leaf_runs
 from workloads.layout import Layout, chunk_layers
 from workloads.model import check, step_model_flops
-from workloads.ops import Attention, Gemm
+from workloads.ops import Attention, Gemm, Pointwise
 from workloads.shard import Shard
 from workloads.stage import (
     Blocks,
@@ -85,8 +89,35 @@ def test_the_gemms_of_a_step_are_those_of_the_model(layout):
 def test_attention_counts_keys_and_values_of_different_sizes():
     """2 s (a d_k + a d_v) FLOPs a token: 8 heads of 12 and of 8."""
     assert LATENT.attention_flops_per_token(64, causal=False) == 8 * 2 * 64 * 8 * (12 + 8)
-    (forward,) = (op for op in runs_of(shard_of(), Attention) if op.direction == "fwd")
-    assert forward.head_dim == (12 + 8) / 2
+    forward, backward = sorted(runs_of(shard_of(), Attention), key=lambda op: op.direction, reverse=True)
+    pairs = 64 * 65 / 2
+    assert (forward.flops, backward.flops) == (2 * 8 * pairs * (12 + 8), 2 * 8 * pairs * (3 * 12 + 2 * 8))
+    assert (forward.bytes, backward.bytes) == (2 * 2 * 64 * 8 * (12 + 8), 2 * 2 * 2 * 64 * 8 * (12 + 8))
+
+
+def test_unfused_attention_multiplies_keys_and_values_of_different_sizes():
+    """Of 8 layers, columns of keys in one product forward and two backward, and those of values likewise."""
+    shard = shard_of(on=changed(stack("megatron-core"), attention="unfused"))
+    columns = Counter[int]()
+    for op, often in runs_of(shard, Gemm).items():
+        columns[min(op.n, op.k)] += round(often) * (op.batch == 8)
+    passes = 8 * shard.training.global_batch // shard.training.micro_batch
+    assert (columns[8], columns[12]) == (3 * passes, 3 * passes)
+
+
+@pytest.mark.parametrize(("direction", "flops"), [("fwd", (12 + 8) / (8 + 8)), ("bwd", (3 * 12 + 2 * 8) / (5 * 8))])
+def test_attention_with_narrow_values_runs_at_the_rate_of_one_that_is_narrow_altogether(direction, flops):
+    (latent,) = (op for op in runs_of(shard_of(), Attention) if op.direction == direction)
+    narrow = replace(latent, head_dim=8, value_dim=0)
+    paid = price([latent, narrow], cluster(), Physics())
+    assert paid[latent].seconds == pytest.approx(flops * paid[narrow].seconds)
+
+
+def test_megatron_takes_keys_and_values_apart_in_one_kernel():
+    """64 tokens, 8 heads: 4 rotated columns of queries; 8 of keys and 8 of values."""
+    (queries,) = (op for op in runs_of(shard_of(), Pointwise) if (op.op, op.direction) == ("mla_rope_queries", "fwd"))
+    (keys,) = (op for op in runs_of(shard_of(), Pointwise) if (op.op, op.direction) == ("mla_rope_keys", "fwd"))
+    assert (queries.elements, keys.elements) == (64 * 8 * 4, 64 * 8 * (8 + 8))
 
 
 @pytest.mark.parametrize(("pp", "vp"), [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2)])

@@ -164,7 +164,7 @@ def of_modules(names: str, model: Model, **keywords: object) -> Blocks:
 def test_every_piece_that_a_module_names_is_one_of_a_layer():
     oss = replace(LLAMA, experts=8, topk=2, biases="all", clamped=True)
     layers = [Blocks(shard=make_shard(model)).layer for model in (GPT, LLAMA, LATENT, oss)]
-    layers += [Blocks(shard=make_shard(oss, "megatron-core")).layer]
+    layers += [Blocks(shard=make_shard(model, "megatron-core")).layer for model in (LATENT, oss)]
     names = {piece.name for layer in layers for piece in layer}
     assert {name for module in MODULES.values() for part in module for name in part} <= names
     assert {*MODULES, "core_attn"} == set(layout.MODULES)

@@ -81,9 +81,7 @@ def _ring(shard: Shard, whole: Attention) -> tuple[Work, ...]:
         if step + 1 < steps:
             work.append(send._replace(name=f"kv{step + 1}", waits=f"kv{step}"))
         work.append(Work(other, waits=f"kv{step}"))
-        work.extend(
-            kernel_work(shard, shard.kernels.merge, shard.tokens, whole.heads * whole.head_dim, whole.direction)
-        )
+        work.extend(kernel_work(shard, shard.kernels.merge, shard.tokens, whole.heads * whole.dims[1], whole.direction))
     return tuple(work)
 
 
@@ -105,7 +103,7 @@ def _gathered(shard: Shard, whole: Attention) -> tuple[Work, ...]:
 
 
 def _keys_bytes(shard: Shard, whole: Attention) -> float:
-    columns = 2 * whole.kv_heads * whole.head_dim
+    columns = whole.kv_heads * sum(whole.dims)
     return whole.batch * whole.seq_kv * columns * shard.precision.activation_bytes
 
 
