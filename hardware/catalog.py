@@ -65,7 +65,9 @@ class _File(NamedTuple):
 
 @cache
 def _architecture(file: _File) -> Architecture:
-    return read(file.path, Architecture)
+    found = read(file.path, Architecture)
+    _check_kernels(found, file.path)
+    return found
 
 
 @cache
@@ -92,6 +94,15 @@ def _resized(found: Cluster, nodes: int) -> Cluster:
     # Through the reader and not by `replace`, so that a bad number of nodes is refused.
     table = {key: getattr(found, key) for key in Cluster.__slots__}
     return parse(table | {"nodes": nodes}, Cluster, f"cluster '{found.name}'")
+
+
+def _check_kernels(found: Architecture, path: Path) -> None:
+    faults = [
+        f"attention_softmax: {unknown('kernel of attention_share', kernel, found.attention_share)}"
+        for kernel in sorted(found.attention_softmax.keys() - found.attention_share.keys())
+    ]
+    if faults:
+        raise DescriptorError(path, faults)
 
 
 def _check_domain(found: Cluster, path: Path) -> None:

@@ -49,6 +49,8 @@ class Architecture:
         attention_share: kernel name -> (forward, backward) share of the tensor peak, long sequences.
         attention_kv_ramp: keys whose time each query tile spends on prologue, mask edge and epilogue.
         attention_softmax_dims: head dimensions whose time the softmax of one query-key pair costs.
+        attention_softmax: kernel name -> the same, (forward, backward), of kernels whose products leave softmax another
+            share of the time.
         attention_s: fixed time of a fused attention kernel with its helper kernels.
         gemm_spread, attention_spread, pointwise_spread: standard deviation of log(measured / predicted).
     """
@@ -80,6 +82,7 @@ class Architecture:
     gemm_spread: Positive
     attention_spread: Positive
     pointwise_spread: Positive
+    attention_softmax: Mapping[str, tuple[NonNegative, NonNegative]] = field(default_factory=dict)
     split_accumulator_share: Share = 1.0
 
 

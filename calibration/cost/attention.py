@@ -54,18 +54,23 @@ def _flops_per_s(device: Device, dtype: str, kernel: str, direction: str) -> flo
 
 def _work(ops: Sequence[Attention], device: Device) -> tuple[Floats, Floats]:
     """FLOPs of the matrix units that the time of all query tiles, and of the longest one, is worth."""
-    architecture = device.architecture
     sizes = [(op.batch, op.heads, op.seq_q, *op.dims) for op in ops]
     batch, heads, seq_q, *columns = np.array(sizes, dtype=np.float64).T
     pairs, most_keys = np.array([(_visited_pairs(op), _most_keys(op)) for op in ops], dtype=np.float64).T
     products = np.array([2 if op.direction == "fwd" else 5 for op in ops])
-    dims = np.ceil(np.array(columns) / PADDING_HEAD_DIM).mean(0) * PADDING_HEAD_DIM
-    dims += architecture.attention_softmax_dims
-    ramp = architecture.attention_kv_ramp * (RAMP_HEAD_DIM + architecture.attention_softmax_dims)
+    softmax = np.array([_softmax_dims(op, device) for op in ops])
+    dims = np.ceil(np.array(columns) / PADDING_HEAD_DIM).mean(0) * PADDING_HEAD_DIM + softmax
+    ramp = device.architecture.attention_kv_ramp * (RAMP_HEAD_DIM + softmax)
     padded = np.ceil(seq_q / PADDING) * PADDING
     work = 2.0 * products * batch * heads * padded * (pairs / seq_q * dims + ramp)
     longest = 2.0 * products * np.minimum(padded, TILE_Q) * (most_keys * dims + ramp)
     return work, longest
+
+
+def _softmax_dims(op: Attention, device: Device) -> float:
+    """Head dimensions that the softmax of a pair is worth."""
+    usual = device.architecture.attention_softmax_dims
+    return device.architecture.attention_softmax.get(op.kernel, (usual, usual))[0 if op.direction == "fwd" else 1]
 
 
 def _visited_pairs(op: Attention) -> float:

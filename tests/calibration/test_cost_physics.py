@@ -302,6 +302,22 @@ def test_long_attention_agrees_with_aiconfigurator() -> None:
     assert price_s(op, catalog.device("a100-sxm-80g")) == pytest.approx(47.3e-3, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("direction", "products", "measured"), [("fwd", 2, (0.37, 0.39, 0.358)), ("bwd", 5, (0.25, 0.252, 0.243))]
+)
+def test_attention_by_triton_agrees_with_its_own_benchmarks(
+    direction: Direction, products: int, measured: tuple[float, ...]
+) -> None:
+    """Shares of an A100's peak in triton-lang/triton, python/test/regression/test_performance.py, early 2023."""
+    a100 = catalog.device("a100-sxm-80g")
+    op = attention(
+        batch=4, seq_q=4096, seq_kv=4096, heads=48, kv_heads=48, head_dim=64, kernel="triton", direction=direction
+    )
+    flops = products * op.batch * op.heads * op.seq_q * op.seq_kv * op.head_dim
+    share = flops / price_s(op, a100, BURST) / a100.tensor_flops_per_s["bf16"]
+    assert share == pytest.approx(sum(measured) / 3, rel=0.1)
+
+
 @pytest.mark.parametrize("dtype", ["fp8", "nvfp4"])
 def test_a_linear_layer_costs_its_gemm_and_the_cast_of_its_input(dtype: str) -> None:
     device = catalog.device("b200-sxm")

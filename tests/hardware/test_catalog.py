@@ -305,6 +305,13 @@ def test_a_domain_that_cuts_nodes_is_refused(tmp_path: Path):
         catalog.cluster(in_file(tmp_path, cluster_text(domain_gpus=12)))
 
 
+def test_softmax_of_a_kernel_that_there_is_not_is_refused(tmp_path: Path):
+    text = (FOLDER / "architectures" / "ampere.toml").read_text("utf-8").replace("triton = [20.0", "tritn = [20.0")
+    in_file(tmp_path, text, "mine.toml")
+    with pytest.raises(DescriptorError, match="attention_softmax: no kernel of attention_share 'tritn'; nearest: trit"):
+        catalog.architecture("mine.toml", tmp_path)
+
+
 def test_the_minimal_cluster_file_has_no_key_too_many():
     wanted = {field.name for field in fields(Cluster)} - {"nodes"}
     assert tomllib.loads(cluster_text()).keys() == wanted
