@@ -112,8 +112,11 @@ def _described(row: Row) -> Described:
     if once := not row.get("expert_mode") and limits_nodes(job):
         job = replace(job, layout=replace(job.layout, expert_mode="deduplicated"))
     gradients = job.training.gradients
+    named = "interleaved" in _plain(row.get("schedule") or "")
+    if not row.get("vp") and (named or "recompute" in open_inputs):
+        job = interleaved(job, named=named)
     if "recompute" in open_inputs:
-        job = least_that_fits(job if row.get("vp") else interleaved(job))
+        job = least_that_fits(job)
     filled = {"zero_stage_or_fsdp": f"zero = {job.layout.zero}", "recompute": f"recompute = {job.training.recompute}"}
     assumed = [words for name, words in filled.items() if name in open_inputs]
     assumed += [f"stack = {made.name}"] if made.name != (row["stack"] or made.name) and not _date(row) else []

@@ -6,6 +6,7 @@ Nothing here knows what was measured (docs/tasks/validate.md, what is assumed).
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
+from math import ceil
 
 from hardware.types import Device
 from sim.cells import SkippedRowError
@@ -68,14 +69,20 @@ def _fits(job: Job) -> bool:
     return peak_memory(job.shard(), job.cluster.device.memory_bytes).fits
 
 
-def interleaved(job: Job) -> Job:
-    """In chunks of one layer, as tuned recipes of the stack have it where all weights are trained and that goes."""
-    if not job.stack.interleaves or job.training.task == "lora" or job.layout.pp == 1:
+def interleaved(job: Job, *, named: bool) -> Job:
+    """In chunks of one layer, where that goes: as a source says that `named` interleaving, or as tuned recipes have it.
+
+    Recipes of the stack do where all weights are trained. Raises SkippedRowError where what a source says does not go.
+    """
+    usual = job.stack.interleaves and job.training.task != "lora"
+    if job.layout.pp == 1 or not (named or usual):
         return job
-    found = replace(job, layout=replace(job.layout, vp=job.model.layers // job.layout.pp))
+    found = replace(job, layout=replace(job.layout, vp=ceil(job.model.layers / job.layout.pp)))
     try:
         found.shard()
-    except WorkloadError:
+    except WorkloadError as error:
+        if named:
+            raise SkippedRowError(f"the source does not give vp, and in chunks of one layer: {error}") from error
         return job
     return found
 

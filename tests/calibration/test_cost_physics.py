@@ -303,6 +303,28 @@ def test_long_attention_agrees_with_aiconfigurator() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "dtype", "shape", "measured"),
+    [
+        ("a100-sxm-80g", "bf16", (1024, 10240, 5120), 271.2),
+        ("a100-pcie-80g", "bf16", (2048, 5120, 6144), 252.9),
+        ("h100-sxm", "bf16", (2048, 2048, 13312), 794.5),
+        ("h100-sxm", "fp8", (1024, 9216, 14336), 1402.6),
+        ("mi250x-gcd", "bf16", (1024, 19968, 14080), 147.0),
+        ("mi300x", "bf16", (4096, 4864, 10240), 781.9),
+        ("mi300x", "bf16", (10240, 15360, 8192), 668.4),
+        ("mi325x", "bf16", (13312, 10240, 8192), 784.9),
+    ],
+)
+def test_the_best_of_many_shapes_is_reached(
+    name: str, dtype: str, shape: tuple[int, int, int], measured: float
+) -> None:
+    """TFLOP/s that mamf-finder found (stas00/ml-engineering, compute/accelerator/README.md)."""
+    m, n, k = shape
+    gemm = Gemm(m=m, n=n, k=k, dtype=dtype)
+    assert gemm.flops / price_s(gemm, catalog.device(name), BURST) / 1e12 == pytest.approx(measured, rel=0.08)
+
+
+@pytest.mark.parametrize(
     ("direction", "products", "measured"), [("fwd", 2, (0.37, 0.39, 0.358)), ("bwd", 5, (0.25, 0.252, 0.243))]
 )
 def test_attention_by_triton_agrees_with_its_own_benchmarks(

@@ -143,7 +143,7 @@ def test_cells_mean_what_they_say_and_blanks_the_usual(cells, read):
 )
 def test_a_schedule_that_a_source_names_is_played(word, name):
     """Interleaving needs chunks, and this row has one for each stage."""
-    found = job(pp="8", schedule=word).layout
+    found = job(pp="8", layers="8", schedule=word).layout
     assert schedule(found.schedule_name) is schedule(name)
 
 
@@ -308,6 +308,18 @@ def test_a_recipe_that_is_not_given_interleaves_as_the_stack_usually_does(cells,
     found = described(ROW | TUNED | cells)
     assert found.job.layout.vp == chunks
     assert ("vp = 6" in found.assumed) == (chunks == 6)
+
+
+@pytest.mark.parametrize(("layers", "chunks"), [("24", 6), ("22", 6), ("4", 1)])  # 22: with embedding and loss 24
+def test_interleaving_whose_chunks_are_not_given_is_in_chunks_of_one_layer(layers, chunks):
+    found = described(ROW | {"pp": "4", "global_batch": "64", "layers": layers, "schedule": "interleaved 1F1B"})
+    assert found.job.layout.vp == chunks
+    assert (f"vp = {chunks}" in found.assumed) == (chunks > 1)
+
+
+def test_interleaving_that_does_not_go_is_told():
+    why = reason(pp="4", global_batch="64", layers="21", schedule="interleaved 1F1B")
+    assert "does not give vp, and in chunks of one layer: " in why
 
 
 def test_recomputation_that_a_source_leaves_open_is_the_least_that_fits():
