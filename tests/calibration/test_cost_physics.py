@@ -325,6 +325,25 @@ def test_the_best_of_many_shapes_is_reached(
 
 
 @pytest.mark.parametrize(
+    ("name", "dtype", "measured"),
+    [
+        ("a40", "bf16", (115.16, 110.64, 122.29)),
+        ("a40", "tf32", (54.88, 59.52, 59.39)),
+        ("rtx-4090", "bf16", (151.5, 160.17, 158.54)),
+        ("rtx-4090", "tf32", (84.44, 85.65, 84.5)),
+        ("l4", "bf16", (54.91, 59.4, 56.9)),
+        ("l4", "tf32", (24.0, 25.69, 26.17)),
+        ("l20", "bf16", (111.82, 114.14, 107.95)),
+    ],
+)
+def test_large_squares_of_other_gpus_agree(name: str, dtype: str, measured: tuple[float, ...]) -> None:
+    """TFLOP/s in loops (zzc0721/torch-performance-test-data, issues 78, 107, 120, 185)."""
+    squares = [Gemm(m=m, n=m, k=m, dtype=dtype) for m in (4096, 8192, 10240)]
+    rates = [gemm.flops / price_s(gemm, catalog.device(name), TRAINING) / 1e12 for gemm in squares]
+    assert sum(rates) == pytest.approx(sum(measured), rel=0.1)
+
+
+@pytest.mark.parametrize(
     ("direction", "products", "measured"), [("fwd", 2, (0.37, 0.39, 0.358)), ("bwd", 5, (0.25, 0.252, 0.243))]
 )
 def test_attention_by_triton_agrees_with_its_own_benchmarks(

@@ -106,15 +106,15 @@ def test_fp32_of_nvidia_runs_on_vector_units_only(device: Device):
 
 def test_memory_is_plausible(device: Device):
     assert 10e9 < device.memory_bytes < 320e9
-    assert 0.4e12 < device.memory_bytes_per_s < 10e12
+    assert 0.25e12 < device.memory_bytes_per_s < 10e12
     assert 3e6 < device.l2_bytes < 150e6
     # A pass over the whole memory takes some tens of milliseconds on every card sold.
-    assert 0.01 < device.memory_bytes / device.memory_bytes_per_s < 0.07
+    assert 0.01 < device.memory_bytes / device.memory_bytes_per_s < 0.09
 
 
 def test_clock_and_power_are_plausible(device: Device):
     assert 1.2e9 < device.boost_clock_hz < 3e9
-    assert 150 <= device.power_limit_w <= 1500
+    assert 70 <= device.power_limit_w <= 1500
 
 
 def test_every_device_has_a_host_link_and_known_links(device: Device):
