@@ -112,7 +112,7 @@ def _described(row: Row) -> Described:
     if once := not row.get("expert_mode") and limits_nodes(job):
         job = replace(job, layout=replace(job.layout, expert_mode="deduplicated"))
     gradients = job.training.gradients
-    named = "interleaved" in _plain(row.get("schedule") or "")
+    named = _named_schedule(row, job.layout.pp) == "interleaved"
     if not row.get("vp") and (named or "recompute" in open_inputs):
         job = interleaved(job, named=named)
     if "recompute" in open_inputs:
@@ -176,13 +176,18 @@ def _optimizer(row: Row) -> str:
 
 def _schedule(row: Row, pp: int) -> str:
     """GPipe where the source says so; 1F1B and interleaving follow from the chunks of a stage (`vp`)."""
+    return "gpipe" if _named_schedule(row, pp) == "gpipe" else "auto"
+
+
+def _named_schedule(row: Row, pp: int) -> str:
+    """Name of the schedule that the source says; none where it says none or there are no stages."""
     word = (row.get("schedule") or "").partition("(")[0].strip()
     if word in ("", *UNSET) or pp == 1:
-        return "auto"
+        return ""
     names = {_plain(each): name for name in schedules() for each in (name, schedule(name).WORD)}
     if _plain(word) not in names:
         raise SkippedRowError(unknown("schedule", word, [schedule(name).WORD for name in schedules()]))
-    return "gpipe" if names[_plain(word)] == "gpipe" else "auto"
+    return names[_plain(word)]
 
 
 def _in_brackets(words: str) -> str:

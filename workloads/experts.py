@@ -68,9 +68,9 @@ def _router(shard: Shard) -> Piece:
     rows, inputs, outputs = _routing(shard), shard.model.hidden, shard.model.experts
     width = shard.precision.activation_bytes
     dtype = shard.stack.router_dtype or shard.precision.activation
-    wide = dtype != shard.precision.activation
-    cast = kernel_work(shard, ("cast",) if wide else (), rows, inputs, "fwd")
-    cast_back = kernel_work(shard, ("cast",) if wide else (), rows, inputs, "bwd")
+    casts = ("cast",) if dtype != shard.precision.activation else ()
+    cast = kernel_work(shard, casts, rows, inputs, "fwd")
+    cast_back = kernel_work(shard, casts, rows, inputs, "bwd")
     alike = Gemm(m=rows, n=outputs, k=inputs, dtype=dtype, out_dtype=dtype)
     return Piece(
         name="router",

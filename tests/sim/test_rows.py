@@ -317,6 +317,11 @@ def test_interleaving_whose_chunks_are_not_given_is_in_chunks_of_one_layer(layer
     assert (f"vp = {chunks}" in found.assumed) == (chunks > 1)
 
 
+@pytest.mark.parametrize("word", ["1F1B (not interleaved)", "none"])
+def test_only_the_schedule_itself_says_that_chunks_are_interleaved(word):
+    assert job(pp="4", global_batch="64", layers="24", schedule=word).layout.vp == 1
+
+
 def test_interleaving_that_does_not_go_is_told():
     why = reason(pp="4", global_batch="64", layers="21", schedule="interleaved 1F1B")
     assert "does not give vp, and in chunks of one layer: " in why
