@@ -17,6 +17,7 @@ from hardware.types import Cluster
 from sim import catalog
 from sim.job import Job
 from sim.jobtables import LayoutTable, Tables
+from workloads import chunks
 from workloads.errors import WorkloadError, unknown
 from workloads.layout import (
     CONTEXT_MODES,
@@ -28,6 +29,7 @@ from workloads.layout import (
     Layout,
     Training,
     check,
+    chunk_layers,
     micro_batches,
     recompute_fault,
 )
@@ -145,6 +147,7 @@ def resolved(job: Job) -> dict[str, Any]:
     """A job as the tables of a job file, with everything filled in that the file left open."""
     cluster, shard = job.cluster, job.shard()
     etp = job.layout.expert_tp if job.model.experts else 0
+    split = chunks.spelt(chunk_layers(job.model, job.layout))
     return {
         "model": {"name": job.model.name, "parameters": job.model.parameters},
         "cluster": {
@@ -155,7 +158,7 @@ def resolved(job: Job) -> dict[str, Any]:
             "gpus": job.gpus,
         },
         "training": asdict(job.training) | {"micro_batches": micro_batches(job.layout, job.training)},
-        "layout": asdict(job.layout) | {"schedule": job.layout.schedule_name, "etp": etp},
+        "layout": asdict(job.layout) | {"schedule": job.layout.schedule_name, "etp": etp, "chunk_layers": split},
         "stack": {
             "name": job.stack.name,
             "execution": shard.execution,
@@ -311,7 +314,7 @@ def _device_faults(given: Parts) -> list[str]:
 
 
 def _length_faults(layout: Layout, training: Training) -> Iterator[str]:
-    passes = micro_batches(layout, training) * layout.pp * layout.vp
+    passes = micro_batches(layout, training) * layout.chunks
     if passes > MOST_PASSES:
         yield (
             f"training: micro-batches x pp x vp = {passes:,} passes are more than the {MOST_PASSES:,} "

@@ -62,6 +62,7 @@ class LayoutTable:
     zero_group: Annotated[int, Ge(0), Le(10**9)] = 0
     sequence_parallel: bool | None = None
     schedule: str = "auto"
+    chunk_layers: str = ""
     context_mode: str = "ring"
     expert_mode: str = "all_to_all"
     expert_overlap: bool = False

@@ -14,8 +14,9 @@ from sim.cells import SkippedRowError, positive, whole
 from sim.job import Job
 from sim.row_model import model_of
 from sim.usual import interleaved, least_that_fits, limits_nodes, release
+from workloads.chunks import spelt
 from workloads.errors import WorkloadError, unknown
-from workloads.layout import UNSET, ContextMode, ExpertMode, Layout, Training
+from workloads.layout import UNSET, ContextMode, ExpertMode, Layout, Training, chunk_layers
 from workloads.schedules import schedule, schedules
 from workloads.stack import Stack
 
@@ -123,9 +124,17 @@ def _described(row: Row) -> Described:
     assumed += [f"gradients = {job.training.gradients}"] if job.training.gradients != gradients else []
     assumed += ["expert_mode = deduplicated"] if once else []
     assumed += [f"vp = {job.layout.vp}"] if job.layout.vp != whole(row, "vp", 1) else []
+    assumed += _uneven(job)
     assumed += [f"execution = {job.execution}"] if job.execution and not row.get("execution") else []
     assumed += [] if _is_priced(_optimizer(row)) else ["optimizer = adamw"]
     return Described(job=job, assumed=tuple(assumed))
+
+
+def _uneven(job: Job) -> list[str]:
+    """How layers are dealt out, where they do not come out even and the source does not say how."""
+    shares = chunk_layers(job.model, job.layout)
+    known = job.layout.chunk_layers or min(shares) == max(shares)
+    return [] if known else [f"chunk_layers = {spelt(shares)}"]
 
 
 def _execution(made: Stack, open_inputs: frozenset[str]) -> str:
@@ -225,6 +234,7 @@ def _layout(row: Row, tp: int) -> Layout:
         zero=zero,
         zero_group=whole(row, "zero_group", 0) if zero else 0,
         schedule=_schedule(row, pp),
+        chunk_layers=row.get("chunk_layers") or "",
         sequence_parallel=sequence_parallel and tp > 1,
     )
 

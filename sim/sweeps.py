@@ -22,7 +22,7 @@ SAME = (
 )
 LAYOUT = {
     **dict.fromkeys(("micro_batch", "tp", "pp", "vp", "cp", "ep"), "1"),
-    **dict.fromkeys(("dp", "etp", "zero_group", "sequence_parallel", "schedule"), ""),
+    **dict.fromkeys(("dp", "etp", "zero_group", "sequence_parallel", "schedule", "chunk_layers"), ""),
     "context_mode": "ring",
     "zero": "0",
     "recompute": "none",

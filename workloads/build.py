@@ -57,7 +57,7 @@ class _Sender:
     def __init__(self, weave: Weave, shard: Shard, micro_batches: int) -> None:
         self.weave = weave
         self.stages = shard.layout.pp
-        self.chunks = shard.layout.pp * shard.layout.vp
+        self.chunks = shard.layout.chunks
         how = shard.stack.overlap.pipeline
         self.stream = COMPUTE if how in ("none", "blocking") else pipeline.STREAM
         self.meets, self.blocks = how == "rendezvous", how == "blocking"

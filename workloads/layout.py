@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from workloads import chunks
 from workloads.errors import WorkloadError, unknown
 from workloads.model import Model
 from workloads.precision import PRECISIONS
@@ -44,6 +45,8 @@ class Layout:
         zero: 0 plain data parallel, 1 optimizer states sharded, 2 gradients too, 3 parameters too (FSDP).
         zero_group: ranks over which ZeRO shards, 0 for all data-parallel ranks; the groups replicate.
         schedule: a file of workloads/schedules or what papers call it; "auto" is 1F1B, interleaved for vp > 1.
+        chunk_layers: layers of each chunk in model order, as in "5 6x14 5"; chunk c of stage s is number c * pp + s.
+            Blank: evenly, and where that does not go with the embedding and the head as a layer each.
     """
 
     dp: int = 1
@@ -60,6 +63,12 @@ class Layout:
     expert_mode: ExpertMode = "all_to_all"
     expert_overlap: bool = False
     schedule: str = "auto"
+    chunk_layers: str = ""
+
+    @property
+    def chunks(self) -> int:
+        """Parts into which the model is cut."""
+        return self.pp * self.vp
 
     @property
     def gpus(self) -> int:
@@ -205,18 +214,8 @@ def recomputed_layers(training: Training, layers: int) -> int:
 
 
 def chunk_layers(model: Model, layout: Layout) -> tuple[int, ...]:
-    """Layers of each model chunk, in model order; chunk c of stage s is number c * pp + s.
-
-    Equal shares where they divide; else the embedding and the head count as a layer each, as Megatron-LM's
-    account_for_embedding_in_pipeline_split does (126 layers on 64 chunks). Where that does not divide either, the last
-    chunks have one less.
-    """
-    chunks = layout.pp * layout.vp
-    if model.layers % chunks == 0:
-        return (model.layers // chunks,) * chunks
-    share, rest = divmod(model.layers + 2, chunks)
-    shares = [share + (number < rest) for number in range(chunks)]
-    return (shares[0] - 1, *shares[1:-1], shares[-1] - 1)
+    """Layers of each model chunk, in model order; chunk c of stage s is number c * pp + s."""
+    return chunks.read(layout.chunk_layers) if layout.chunk_layers else chunks.even(model.layers, layout.chunks)
 
 
 def check(model: Model, layout: Layout, training: Training) -> None:
@@ -267,14 +266,8 @@ def _degree_faults(model: Model, layout: Layout, training: Training) -> Iterator
     for what, size in _split_sizes(model).items():
         if size % layout.tp:
             yield f"{model.name}: {what} = {size} is not divisible by layout.tp = {layout.tp}"
-    chunks = layout.pp * layout.vp
-    if model.dense_layers and model.layers + 2 < chunks:
-        yield f"{model.name}: layers = {model.layers}, the embedding and the head are fewer than pp x vp = {chunks}"
-    if not model.dense_layers and model.layers % chunks and (model.layers + 2) % chunks:
-        yield (
-            f"{model.name}: layers = {model.layers} (or {model.layers + 2}, the embedding and the head counted "
-            f"as layers) is not divisible by pp x vp = {chunks}"
-        )
+    split = chunks.faults(model.layers, layout.chunks, layout.chunk_layers)
+    yield from (f"{model.name}: {fault}" for fault in split)
     if training.seq_len % layout.cp:
         yield f"training.seq_len = {training.seq_len} is not divisible by layout.cp = {layout.cp}"
     if layout.cp > 1:

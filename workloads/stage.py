@@ -163,7 +163,7 @@ def stage_chunks(shard: Shard, stage: int) -> tuple[Chunk, ...]:
                 start=sum(layers[:number]),
                 layers=count,
                 first=ends and number == 0,
-                last=ends and number == layout.pp * layout.vp - 1,
+                last=ends and number == layout.chunks - 1,
                 recomputed=min(left, count),
             )
         )

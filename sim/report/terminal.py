@@ -16,7 +16,8 @@ from sim.report.document import memory_components
 from sim.report.hints import hints
 from sim.report.words import MEMORY, PARTS
 from sim.result import Result
-from workloads.layout import micro_batches
+from workloads.chunks import spelt
+from workloads.layout import chunk_layers, micro_batches
 
 WIDTH = 100  # where the output is no terminal
 BAR = 14
@@ -123,11 +124,20 @@ def _layout_words(result: Result) -> Iterator[str]:
     if exchange:
         yield f"({', '.join(exchange)})"
     if layout.pp > 1:
-        yield f"({layout.schedule_name}" + (f", vp {layout.vp})" if layout.vp > 1 else ")")
+        yield f"({', '.join(_pipeline_words(result))})"
     if layout.sequence_parallel:
         yield "sequence-parallel"
     if layout.zero:
         yield f"ZeRO {layout.zero}" + (f" over {layout.zero_group}" if layout.zero_group else "")
+
+
+def _pipeline_words(result: Result) -> Iterator[str]:
+    layout, shares = result.job.layout, chunk_layers(result.job.model, result.job.layout)
+    yield layout.schedule_name
+    if layout.vp > 1:
+        yield f"vp {layout.vp}"
+    if min(shares) < max(shares):
+        yield f"layers {spelt(shares)}"
 
 
 def _figures(result: Result) -> RenderableType:

@@ -161,9 +161,9 @@ def test_the_catalogue_lists_every_kind(kind: str):
 
 def test_a_study_is_a_table_a_csv_and_a_document(tmp_path: Path):
     study = tmp_path / "study.toml"
-    study.write_text(Path(JOB).read_text("utf-8") + "\n[grid.layout]\nvp = [1, 2, 3, 5]\n", "utf-8")
+    study.write_text(Path(JOB).read_text("utf-8") + "\n[grid.layout]\nvp = [1, 2, 3, 15]\n", "utf-8")
     found = document("study", str(study), "--csv", str(tmp_path / "rows.csv"))
-    assert found["grid"] == {"layout.vp": [1, 2, 3, 5]}
+    assert found["grid"] == {"layout.vp": [1, 2, 3, 15]}
     assert len((tmp_path / "rows.csv").read_text("utf-8").splitlines()) == len(found["rows"]) + 1 == 5
     assert "4 points: 3 fit, 0 do not, 1 skipped" in invoke("study", str(study), "--jobs", "1").stdout
 

@@ -16,6 +16,7 @@ from sim.step import simulate
 from sim.usual import release
 from workloads.catalog import model as catalogued
 from workloads.errors import WorkloadError
+from workloads.layout import chunk_layers
 from workloads.schedules import schedule
 
 # A run of a small GPT on two nodes of A100.
@@ -261,7 +262,7 @@ DEEPSEEK = {
 
 def test_small_modules_are_tried_before_whole_layers_where_the_model_has_them():
     """The up-projections of latent attention are run again."""
-    assert described(ROW | DEEPSEEK).assumed == ("recompute = selective:mla_up_proj", "execution = graph")
+    assert "recompute = selective:mla_up_proj" in described(ROW | DEEPSEEK).assumed
 
 
 def test_rows_are_sent_once_where_experts_are_spread_over_nodes_and_groups_limit_how_many():
@@ -325,6 +326,15 @@ def test_only_the_schedule_itself_says_that_chunks_are_interleaved(word):
 def test_interleaving_that_does_not_go_is_told():
     why = reason(pp="4", global_batch="64", layers="21", schedule="interleaved 1F1B")
     assert "does not give vp, and in chunks of one layer: " in why
+
+
+def test_layers_that_do_not_come_out_even_are_said_unless_the_source_says_how():
+    uneven = ROW | {"pp": "4", "global_batch": "64", "layers": "21"}
+    assert "chunk_layers = 5 6x2 4" in described(uneven).assumed
+    stated = described(uneven | {"chunk_layers": "6 5x3"})
+    assert stated.assumed == ()
+    assert chunk_layers(stated.job.model, stated.job.layout) == (6, 5, 5, 5)
+    assert "adds up to 20, and layers = 21" in reason(**uneven | {"chunk_layers": "5x4"})
 
 
 def test_recomputation_that_a_source_leaves_open_is_the_least_that_fits():
