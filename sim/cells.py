@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-MAY_BE_ZERO = ("zero", "zero_group", "experts", "topk", "etp")
+MAY_BE_ZERO = ("zero", "zero_group", "experts", "topk", "etp", "mtp_layers")
 
 
 class SkippedRowError(Exception):

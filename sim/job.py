@@ -48,22 +48,30 @@ class Job:
         return self.layout.gpus
 
     @property
+    def trained(self) -> Model:
+        """The model with as many layers that predict further tokens as are trained."""
+        known = self.stack.mtp and self.training.task == "pretrain"
+        usual = self.model.mtp_layers if known else 0
+        return replace(self.model, mtp_layers=usual if self.training.mtp_layers is None else self.training.mtp_layers)
+
+    @property
     def can_offload(self) -> bool:
         """Whether some of its layers could be offloaded."""
         return self.layout.pp == 1 and self.model.layers > 1 and not any(self._offload_faults())
 
     def shard(self) -> Shard:
         """The job as one rank sees it; raises WorkloadError with every inconsistency."""
-        check(self.model, self.layout, self.training)
+        model = self.trained
+        check(model, self.layout, self.training)
         shard = Shard(
-            model=self.model,
+            model=model,
             layout=self.layout,
             training=self.training,
             stack=self.stack,
             execution=self.execution or self.stack.execution,
             attention=self.attention or self.stack.attention,
         )
-        if faults := [*self._size_faults(), *self._recompute_faults(), *stack_faults(shard)]:
+        if faults := [*self._size_faults(), *self._mtp_faults(), *self._recompute_faults(), *stack_faults(shard)]:
             raise WorkloadError("job", faults)
         return shard
 
@@ -71,6 +79,13 @@ class Job:
         if self.layout.gpus > self.cluster.gpus:
             has = f"{self.cluster.name} x {self.cluster.nodes} has {self.cluster.gpus}"
             yield f"layout needs {self.layout.gpus} GPUs, {has}"
+
+    def _mtp_faults(self) -> Iterator[str]:
+        count = self.training.mtp_layers
+        if count and not self.stack.mtp:
+            yield f"training.mtp_layers = {count}: {self.stack.name} does not train layers that predict further tokens"
+        if count and self.model.family == "bert":
+            yield f"training.mtp_layers = {count} is of causal models"
 
     def _recompute_faults(self) -> Iterator[str]:
         recompute = self.training.recompute

@@ -147,7 +147,7 @@ def resolved(job: Job) -> dict[str, Any]:
     """A job as the tables of a job file, with everything filled in that the file left open."""
     cluster, shard = job.cluster, job.shard()
     etp = job.layout.expert_tp if job.model.experts else 0
-    split = chunks.spelt(chunk_layers(job.model, job.layout))
+    split = chunks.spelt(chunk_layers(job.trained, job.layout))
     return {
         "model": {"name": job.model.name, "parameters": job.model.parameters},
         "cluster": {
@@ -157,7 +157,8 @@ def resolved(job: Job) -> dict[str, Any]:
             "gpus_per_node": cluster.gpus_per_node,
             "gpus": job.gpus,
         },
-        "training": asdict(job.training) | {"micro_batches": micro_batches(job.layout, job.training)},
+        "training": asdict(job.training)
+        | {"micro_batches": micro_batches(job.layout, job.training), "mtp_layers": job.trained.mtp_layers},
         "layout": asdict(job.layout) | {"schedule": job.layout.schedule_name, "etp": etp, "chunk_layers": split},
         "stack": {
             "name": job.stack.name,

@@ -43,6 +43,7 @@ class TrainingTable:
     optimizer: str = "adamw"
     gradients: str = "auto"
     task: str = "pretrain"
+    mtp_layers: Annotated[int, Ge(0), Le(100)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

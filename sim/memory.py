@@ -191,16 +191,18 @@ def _layer_bytes(blocks: Blocks, chunk: Chunk) -> float:
 
 
 def _loss_bytes(blocks: Blocks) -> float:
-    """Logits and their gradient in 16 bits, and what the loss keeps: fp32 ones are among that.
+    """Logits and their gradient in 16 bits, and what the losses keep: fp32 ones are among that.
 
-    A trainer may let go of its logits before the backward pass; a pipeline may hold those that were sent on.
+    A layer that predicts a further token has a loss of its own; their backward passes come one after the other. A
+    trainer may let go of its logits before the backward pass; a pipeline may hold those that were sent on.
     """
     shard, loss = blocks.shard, blocks.head[-1]
     storage, logits = shard.stack.storage, loss.output_bytes / shard.precision.activation_bytes
     narrow_bytes = logits * min(DTYPE_BYTES["bf16"], shard.precision.activation_bytes)
     freed_bytes = min(logits * DTYPE_BYTES["fp32"], loss.saved_bytes) if storage.frees_logits else 0.0
     sent_bytes = loss.output_bytes if storage.outputs_kept and shard.layout.pp > 1 else 0.0
-    return 2 * narrow_bytes - freed_bytes + sent_bytes + sum(piece.saved_bytes for piece in blocks.head)
+    kept_bytes = narrow_bytes - freed_bytes + sum(piece.saved_bytes for piece in blocks.head)
+    return narrow_bytes + sent_bytes + (1 + shard.model.mtp_layers) * kept_bytes
 
 
 def _gathered_bytes(shard: Shard, chunks: tuple[Chunk, ...]) -> float:

@@ -62,7 +62,7 @@ class Result:
         """Forward and backward FLOPs of the model in one step over all GPUs, without recomputation."""
         training = self.job.training
         head = not training.layers_alone
-        return step_model_flops(self.job.model, training.seq_len, training.global_batch, head=head)
+        return step_model_flops(self.job.trained, training.seq_len, training.global_batch, head=head)
 
     @property
     def peak_flops_per_s(self) -> float:

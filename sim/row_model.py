@@ -51,11 +51,15 @@ def model_of(row: Mapping[str, str]) -> Model:
 
 
 def _latent(row: Model, alike: Sequence[Model]) -> Model:
-    """The one with latent attention among the models with the sizes of a row, in as many layers."""
+    """The one with latent attention among the models with the sizes of a row, in as many layers.
+
+    A model that is cut down to fewer layers is without those that predict further tokens.
+    """
     found = [model for model in alike if model.kv_rank]
     if not found:
         raise SkippedRowError(f"family {LATENT!r} has more sizes than its row, and no model of the catalogue fits it")
-    model = replace(found[0], layers=row.layers, max_positions=row.max_positions)
+    further = found[0].mtp_layers if row.layers == found[0].layers else 0
+    model = replace(found[0], layers=row.layers, max_positions=row.max_positions, mtp_layers=further)
     if faults := check(model):
         raise WorkloadError(row.name, faults)
     return model

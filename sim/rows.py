@@ -124,6 +124,9 @@ def _described(row: Row) -> Described:
     assumed += [f"gradients = {job.training.gradients}"] if job.training.gradients != gradients else []
     assumed += ["expert_mode = deduplicated"] if once else []
     assumed += [f"vp = {job.layout.vp}"] if job.layout.vp != whole(row, "vp", 1) else []
+    assumed += (
+        [f"mtp_layers = {job.trained.mtp_layers}"] if job.trained.mtp_layers and not row.get("mtp_layers") else []
+    )
     assumed += _uneven(job)
     assumed += [f"execution = {job.execution}"] if job.execution and not row.get("execution") else []
     assumed += [] if _is_priced(_optimizer(row)) else ["optimizer = adamw"]
@@ -132,7 +135,7 @@ def _described(row: Row) -> Described:
 
 def _uneven(job: Job) -> list[str]:
     """How layers are dealt out, where they do not come out even and the source does not say how."""
-    shares = chunk_layers(job.model, job.layout)
+    shares = chunk_layers(job.trained, job.layout)
     known = job.layout.chunk_layers or min(shares) == max(shares)
     return [] if known else [f"chunk_layers = {spelt(shares)}"]
 
@@ -176,6 +179,7 @@ def _training(row: Row) -> Training:
         optimizer="sgd" if "sgd" in _optimizer(row) else "adamw",
         gradients=row.get("gradients") or "auto",
         task=_task(row),
+        mtp_layers=whole(row, "mtp_layers", 0) if row.get("mtp_layers") else None,
     )
 
 

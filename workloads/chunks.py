@@ -10,18 +10,21 @@ RUN = re.compile(r"(\d{1,9})(?:x([1-9]\d{0,5}))?")
 
 
 @cache
-def even(layers: int, chunks: int) -> tuple[int, ...]:
+def even(layers: int, chunks: int, mtp_layers: int = 0) -> tuple[int, ...]:
     """Layers of each chunk, in model order.
 
     Equal shares where they divide; else the embedding and the head count as a layer each, as Megatron-LM's
-    account_for_embedding_in_pipeline_split does (126 layers on 64 chunks). Where that does not divide either, the last
-    chunks have one less.
+    account_for_embedding_in_pipeline_split does (126 layers on 64 chunks), and the last chunks have one less where
+    that does not divide either. With layers that predict further tokens the embedding counts as none, the head as one
+    and each of them as two more, as in Megatron-Bridge's recipes for DeepSeek-V3 (61 layers on 16 chunks: 4, ..., 1).
     """
     if layers % chunks == 0:
         return (layers // chunks,) * chunks
-    share, rest = divmod(layers + 2, chunks)
+    front, behind = (0, 1 + 2 * mtp_layers) if mtp_layers else (1, 1)
+    share, rest = divmod(layers + front + behind, chunks)
     shares = [share + (number < rest) for number in range(chunks)]
-    return (shares[0] - 1, *shares[1:-1], shares[-1] - 1)
+    over = max(behind - shares[-1], 0)
+    return (shares[0] - front - over, *shares[1:-1], shares[-1] - behind + over)
 
 
 @cache
@@ -39,10 +42,10 @@ def spelt(shares: Sequence[int]) -> str:
     return " ".join(f"{layers}x{count}" if count > 1 else f"{layers}" for layers, count in runs)
 
 
-def faults(layers: int, chunks: int, text: str) -> Iterator[str]:
+def faults(layers: int, chunks: int, text: str, mtp_layers: int = 0) -> Iterator[str]:
     """What is wrong with a split of so many layers into so many chunks, as the text says or even."""
     if not text:
-        if layers % chunks and layers + 2 < chunks:
+        if layers % chunks and (layers + 2 < chunks or min(even(layers, chunks, mtp_layers)) < 0):
             yield f"layers = {layers}, the embedding and the head are fewer than pp x vp = {chunks}"
         return
     try:

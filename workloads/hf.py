@@ -31,7 +31,7 @@ TABLE_DEFAULTS: Mapping[Family, Traits] = {
 
 OPTIONAL_SIZES = (
     *("experts", "topk", "expert_groups", "topk_groups", "shared_ffn", "dense_layers", "dense_ffn"),
-    *("kv_rank", "q_rank", "rope_dim", "value_dim", "window", "full_every"),
+    *("kv_rank", "q_rank", "rope_dim", "value_dim", "window", "full_every", "mtp_layers"),
 )
 TABLE_KEYS = (*(field.name for field in fields(Model)), "source")
 
@@ -216,14 +216,12 @@ def _qwen3(reader: Reader, model: Model) -> Model:
 
 
 def _deepseek(reader: Reader, model: Model) -> Model:
-    """Latent attention; the first layers are dense, the others have shared experts beside the routed ones.
-
-    The layers that predict further tokens (`num_nextn_predict_layers`) are not part of the model as it is loaded.
-    """
+    """Latent attention; the first layers are dense, the others have shared experts beside the routed ones."""
     reader.refuse_unless("moe_layer_freq", right=1, absent=1)
     reader.refuse_unless("attention_bias", right=False, absent=False)
     ffn, rope = reader.size("moe_intermediate_size"), reader.size("qk_rope_head_dim")
     dense = reader.values.get("first_k_dense_replace") != 0
+    further = "num_nextn_predict_layers"
     return replace(
         model,
         ffn=ffn,
@@ -238,6 +236,7 @@ def _deepseek(reader: Reader, model: Model) -> Model:
         q_rank=reader.size("q_lora_rank") if reader.values.get("q_lora_rank") else 0,
         rope_dim=rope,
         value_dim=reader.size("v_head_dim"),
+        mtp_layers=reader.size(further) if reader.values.get(further) else 0,
     )
 
 

@@ -120,6 +120,7 @@ class Training:
 
     Args:
         gradients: type in which they are kept and reduced, "auto": as the stack does; "compute": that of activations.
+        mtp_layers: layers that predict further tokens; None: those of the model, where the stack trains them.
         task: "pretrain", "lora" (adapters only), or "layers": the passes through the layers and nothing else.
     """
 
@@ -131,6 +132,7 @@ class Training:
     optimizer: str = "adamw"
     gradients: str = "auto"
     task: str = "pretrain"
+    mtp_layers: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -215,7 +217,9 @@ def recomputed_layers(training: Training, layers: int) -> int:
 
 def chunk_layers(model: Model, layout: Layout) -> tuple[int, ...]:
     """Layers of each model chunk, in model order; chunk c of stage s is number c * pp + s."""
-    return chunks.read(layout.chunk_layers) if layout.chunk_layers else chunks.even(model.layers, layout.chunks)
+    if layout.chunk_layers:
+        return chunks.read(layout.chunk_layers)
+    return chunks.even(model.layers, layout.chunks, model.mtp_layers)
 
 
 def check(model: Model, layout: Layout, training: Training) -> None:
@@ -254,6 +258,8 @@ def _name_faults(model: Model, layout: Layout, training: Training) -> Iterator[s
         yield "training.gradients: " + unknown("type", training.gradients, GRADIENTS)
     if training.task not in TASKS:
         yield "training.task: " + unknown("task", training.task, TASKS)
+    if training.mtp_layers and training.task != "pretrain":
+        yield f"training.mtp_layers = {training.mtp_layers} is of pretraining, not of task {training.task!r}"
     if layout.schedule not in UNSET and not known(layout.schedule):
         yield "layout.schedule: " + unknown("schedule", layout.schedule, ("auto", *schedules()))
     if layout.context_mode not in CONTEXT_MODES:
@@ -266,7 +272,7 @@ def _degree_faults(model: Model, layout: Layout, training: Training) -> Iterator
     for what, size in _split_sizes(model).items():
         if size % layout.tp:
             yield f"{model.name}: {what} = {size} is not divisible by layout.tp = {layout.tp}"
-    split = chunks.faults(model.layers, layout.chunks, layout.chunk_layers)
+    split = chunks.faults(model.layers, layout.chunks, layout.chunk_layers, model.mtp_layers)
     yield from (f"{model.name}: {fault}" for fault in split)
     if training.seq_len % layout.cp:
         yield f"training.seq_len = {training.seq_len} is not divisible by layout.cp = {layout.cp}"

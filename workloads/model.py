@@ -31,10 +31,11 @@ SEGMENT_TYPES = 2
 
 
 class Kind(NamedTuple):
-    """In what the layers of a model differ: first ones may be without experts, some may see only a window."""
+    """In what the layers of a model differ: without experts, seeing only a window, predicting a further token."""
 
     dense: bool
     windowed: bool
+    predicts: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,9 @@ class Model:
         full_every: of so many layers the last one has no window (2: every other layer); 0: all have it.
         sinks: each head has a learned logit that takes part in the softmax and is worth no value (GPT-OSS).
         clamped: the two inputs of a gated activation are clamped first (GPT-OSS).
+        mtp_layers: layers behind the last one that each predict one token further (multi-token prediction, DeepSeek-AI,
+            arXiv:2412.19437, 2.2), with a projection of 2 h columns in front and norms; they share embedding and head.
+            `parameters` leaves them out.
         rope_scaled: rotary positions also scale queries and keys (YaRN, arXiv:2309.00071, unless `mscale` undoes it).
     """
 
@@ -110,6 +114,7 @@ class Model:
     sinks: bool = False
     clamped: bool = False
     rope_scaled: bool = False
+    mtp_layers: int = 0
 
     @property
     def dense(self) -> "Model":
@@ -118,9 +123,14 @@ class Model:
         return replace(self, ffn=ffn, experts=0, topk=0, shared_ffn=0, dense_layers=0, dense_ffn=0)
 
     def kind(self, layer: int) -> Kind:
-        """Of a layer, counted from 0."""
+        """Of a layer, counted from 0; those that predict further tokens stand behind the others."""
         full = not self.window or (self.full_every > 0 and (layer + 1) % self.full_every == 0)
-        return Kind(dense=layer < self.dense_layers, windowed=not full)
+        return Kind(dense=layer < self.dense_layers, windowed=not full, predicts=layer >= self.layers)
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Of all layers that are trained, each once, in order."""
+        return tuple(dict.fromkeys(map(self.kind, range(self.layers + self.mtp_layers))))
 
     def alike(self, kind: Kind) -> "Model":
         """The model that has all layers of one kind."""
@@ -213,6 +223,11 @@ class Model:
         return self.layer_matmul_parameters + self.layer_bias_parameters + 2 * self.norm_parameters + inner
 
     @property
+    def mtp_matmul_parameters(self) -> int:
+        """Weights of what a layer that predicts a further token has in front: hidden state and embedding to one."""
+        return 2 * self.hidden * self.hidden
+
+    @property
     def embedding_parameters(self) -> int:
         """Tokens, learned positions, segment types of a BERT, and the norm after them where there is one."""
         positions = self.max_positions if self.positions == "learned" else 0
@@ -263,17 +278,19 @@ class Model:
         and 2 h² more for the masked-token head of a BERT, whose vocabulary projection is counted at every
         position as well; the pooler runs once a sequence and is not counted. Looking up an embedding is
         free. With e experts, k n h f + h e stand in the place of n h f: the k that a token goes to, and the
-        router. GPT-2 (l 12, h 768, V 50257): 2 (12 · 12 · 768² + 768 · 50257) = 247,064,064.
+        router. A layer that predicts a further token counts with its projection (2 h²) and a head of its own.
+        GPT-2 (l 12, h 768, V 50257): 2 (12 · 12 · 768² + 768 · 50257) = 247,064,064.
         """
         layers = (self.layers - self.dense_layers) * self.layer_active_parameters
         layers += self.dense_layers * self.dense.layer_active_parameters if self.dense_layers else 0
+        layers += self.mtp_layers * (self.layer_active_parameters + self.mtp_matmul_parameters)
         return 2.0 * layers + self.head_flops_per_token
 
     @property
     def head_flops_per_token(self) -> float:
-        """Those of them behind the last layer."""
+        """Those of them behind the last layer, and behind each that predicts a further token."""
         transform = self.hidden * self.hidden if self.family == "bert" else 0
-        return 2.0 * (self.hidden * self.vocab + transform)
+        return 2.0 * (1 + self.mtp_layers) * (self.hidden * self.vocab + transform)
 
     def attention_flops_per_token(self, seq_len: int, causal: bool) -> float:
         """FLOPs of a token in the forward pass's Q K^T and (softmax) V, averaged over the sequence.
@@ -283,9 +300,10 @@ class Model:
         and in layers with a window of w < s tokens   4 l a d w,   or   4 l a d (w - w (w - 1) / (2 s)).
         GPT-2 at s = 1024: 4 · 12 · 768 · 1024 = 37,748,736; causal 18,892,800.
         """
-        windowed = sum(self.kind(layer).windowed for layer in range(self.layers))
+        layers = self.layers + self.mtp_layers
+        windowed = sum(self.kind(layer).windowed for layer in range(layers))
         keys = windowed * _mean_keys(seq_len, min(self.window, seq_len), causal=causal)
-        keys += (self.layers - windowed) * _mean_keys(seq_len, seq_len, causal=causal)
+        keys += (layers - windowed) * _mean_keys(seq_len, seq_len, causal=causal)
         return 2.0 * self.heads * (self.head_dim + self.value_head_dim) * keys
 
 
@@ -362,8 +380,8 @@ def _inconsistencies(model: Model) -> tuple[str, ...]:
         faults.append("q_rank, rope_dim and value_dim are of latent attention: kv_rank is missing")
     if model.full_every and not (model.window and 2 <= model.full_every <= model.layers):
         faults.append(f"full_every {model.full_every}: from 2 to the layers of a model that has a window")
-    if model.window and model.family == "bert":
-        faults.append("window is of causal models")
+    if (model.window or model.mtp_layers) and model.family == "bert":
+        faults.append("window and mtp_layers are of causal models")
     if model.positions == "rope" and model.head_dim % 2:
         faults.append(f"head_dim {model.head_dim} is odd; rotary positions need pairs")
     return tuple(faults)

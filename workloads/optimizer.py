@@ -40,7 +40,8 @@ def _gradients(weave: Weave, blocks: Blocks, passes: Passes) -> tuple[int, ...]:
 
 def _shared_embedding(weave: Weave, blocks: Blocks, synchronised: list[tuple[int, ...]]) -> None:
     shard = blocks.shard
-    if shard.layout.pp == 1 or not shard.model.tied_embeddings or shard.training.task == "lora":
+    on_both = shard.model.tied_embeddings or shard.model.mtp_layers
+    if shard.layout.pp == 1 or not on_both or shard.training.task == "lora":
         return
     message = pipeline.embedding_gradients(shard)
     last = shard.layout.pp - 1

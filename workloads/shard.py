@@ -22,10 +22,11 @@ class Shard:
     stack: Stack
     execution: str
     attention: str
+    predicts: bool = False  # every layer a further token
 
     def alike(self, kind: Kind) -> "Shard":
         """The same with every layer of one of the model's kinds."""
-        return replace(self, model=self.model.alike(kind))
+        return replace(self, model=self.model.alike(kind), predicts=kind.predicts)
 
     @property
     def kernels(self) -> Kernels:

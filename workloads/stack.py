@@ -227,6 +227,7 @@ class Stack:
     fused_projections: bool = True  # one GEMM for query, key and value, one for gate and up
     fused_gate: bool = True  # with fused projections: whether gate and up are one GEMM too
     scatter_gather: bool = False  # messages between stages split over the tensor-parallel ranks
+    mtp: bool = False  # layers of a model that predict further tokens are trained with it, in pretraining
     offloads: bool = False  # what layers keep, to the memory of the host (Transformer Engine)
     alternates: bool = False  # recomputation selective by op keeps every other GEMM only
     # Tried in this order for a run whose source does not say what is run again: the first one that fits. `offload:N`

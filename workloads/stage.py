@@ -39,10 +39,7 @@ class Blocks:
     @cached_property
     def kinds(self) -> Mapping[Kind, "Blocks"]:
         """Those of each kind of layer that the model has."""
-        model = self.shard.model
-        return {
-            kind: Blocks(shard=self.shard.alike(kind)) for kind in dict.fromkeys(map(model.kind, range(model.layers)))
-        }
+        return {kind: Blocks(shard=self.shard.alike(kind)) for kind in self.shard.model.kinds}
 
     def exchanging(self, segment: Segment) -> Segment:
         """The pass with the exchanges of experts beside its computation."""
@@ -134,6 +131,8 @@ class Blocks:
 class Chunk:
     """Consecutive layers of the model on one stage; the first also embeds, the last has the head.
 
+    Layers that predict further tokens are among those of the last, and its head stands behind each of them, too.
+
     Args:
         start: number of its first layer in the model.
     """
@@ -150,7 +149,8 @@ class Chunk:
 def stage_chunks(shard: Shard, stage: int) -> tuple[Chunk, ...]:
     """The model chunks of a stage, chunk 0 first. `full:N` recomputes the first N layers of a stage."""
     layout = shard.layout
-    layers, ends = chunk_layers(shard.model, layout), not shard.training.layers_alone
+    dealt, ends = chunk_layers(shard.model, layout), not shard.training.layers_alone
+    layers = (*dealt[:-1], dealt[-1] + shard.model.mtp_layers)
     held = [layers[index * layout.pp + stage] for index in range(layout.vp)]
     left = recomputed_layers(shard.training, sum(held))
     chunks = []
@@ -210,7 +210,8 @@ def end_blocks(blocks: Blocks, name: str, direction: str, added: Block | None) -
     if direction == "B":
         again = [blocks.ends_again[name]] if name in blocks.ends_again else []
         found = [*again, *found, *([added] if added else [])]
-    return [(block, 1) for block in found]
+    count = 1 + blocks.shard.model.mtp_layers if name == "head" else 1
+    return [(block, count) for block in found]
 
 
 def chunk_segment(
@@ -233,7 +234,8 @@ def chunk_segment(
 
 def layer_matrices(shard: Shard) -> float:
     """Weights of the linear layers of one layer on one rank."""
-    return shard.model.layer_matmul_parameters / shard.layout.tp
+    further = shard.model.mtp_matmul_parameters if shard.predicts else 0
+    return (shard.model.layer_matmul_parameters + further) / shard.layout.tp
 
 
 def layer_parameters(shard: Shard) -> Parameters:
@@ -242,6 +244,8 @@ def layer_parameters(shard: Shard) -> Parameters:
     whole = model.hidden * (model.experts + model.down_columns) + (model.experts if model.biases == "all" else 0)
     matrices = model.layer_matmul_parameters + model.layer_bias_parameters - whole
     dense = matrices / layout.tp + (model.layer_parameters - matrices)
+    if shard.predicts:
+        dense += model.mtp_matmul_parameters / layout.tp + 3 * model.norm_parameters
     return Parameters(dense=dense, experts=model.layer_expert_parameters / (layout.expert_tp * layout.ep))
 
 
@@ -265,7 +269,8 @@ def chunk_parameters(shard: Shard, chunk: Chunk) -> Parameters:
 def end_parameters(shard: Shard, chunk: Chunk) -> float:
     """Of the embedding and the head of a chunk, where it has them.
 
-    A head that shares the embedding's weights keeps a copy of them if it is on another stage.
+    A head that shares the embedding's weights keeps a copy of them if it is on another stage, and so do layers that
+    predict further tokens.
     """
     model, total = shard.model, 0.0
     table = float(shard.vocab * model.hidden)
@@ -275,6 +280,8 @@ def end_parameters(shard: Shard, chunk: Chunk) -> float:
     if chunk.last:
         shared = model.tied_embeddings and shard.layout.pp == 1
         total += model.final_norm_parameters + model.pretraining_head_parameters + (0.0 if shared else table)
+        copied = model.mtp_layers > 0 and not chunk.first and not model.tied_embeddings
+        total += table if copied else 0.0
     return total
 
 

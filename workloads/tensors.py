@@ -19,6 +19,7 @@ def layer_tensors(shard: Shard) -> Parameters:
     model, stack = shard.model, shard.stack
     mlp = _of_mlp(model, stack)
     dense = _of_attention(model, stack) + 2 * _of_norm(model)
+    dense += 1 + 3 * _of_norm(model) if shard.predicts else 0
     if not model.experts:
         return Parameters(dense=dense + mlp)
     router, shared = 1 + (model.biases == "all"), mlp if model.shared_ffn else 0

@@ -18,7 +18,23 @@ SUM = "add"
 def layer(shard: Shard) -> tuple[Piece, ...]:
     """Attention and MLP, or experts, with their norms and residuals."""
     half = _routed_half if shard.model.experts else _mlp_half
-    return (*_attention_half(shard), *half(shard))
+    return (*(_further(shard) if shard.predicts else ()), *_attention_half(shard), *half(shard))
+
+
+def _further(shard: Shard) -> tuple[Piece, ...]:
+    """In front of a layer that predicts a further token: the hidden state and the next token's embedding, as one.
+
+    Both are normalised, laid side by side and projected (arXiv:2412.19437, equation 21).
+    """
+    hidden, split = shard.model.hidden, shard.split_tokens
+    joined = linear(shard, "further", 2 * hidden, (hidden // shard.layout.tp,), behind_norm=True)
+    return (
+        *embedding(shard),
+        replace(_norm(shard), name="further norm"),
+        replace(_norm(shard), name="further norm"),
+        pointwise(shard, "side by side", ("copy",), split, 2 * hidden),
+        tensor.gathered(shard, tensor.column(shard, joined)),
+    )
 
 
 def _routed_half(shard: Shard) -> tuple[Piece, ...]:

@@ -89,7 +89,8 @@ def _header(result: Result) -> RenderableType:
     job = result.job
     training, cluster, shard = job.training, job.cluster, job.shard()
     grid = _grid("left", "wrap")
-    name = f"{job.model.name}, {units.parameters(job.model.parameters)} parameters"
+    further = f", {job.trained.mtp_layers} MTP layer" if job.trained.mtp_layers else ""
+    name = f"{job.model.name}, {units.parameters(job.model.parameters)} parameters{further}"
     machine = f"{cluster.nodes} x {cluster.name} = {cluster.gpus:,} x {cluster.device.title}"
     used = "" if job.gpus == cluster.gpus else f", {job.gpus:,} of them used"
     batch = (
@@ -132,7 +133,7 @@ def _layout_words(result: Result) -> Iterator[str]:
 
 
 def _pipeline_words(result: Result) -> Iterator[str]:
-    layout, shares = result.job.layout, chunk_layers(result.job.model, result.job.layout)
+    layout, shares = result.job.layout, chunk_layers(result.job.trained, result.job.layout)
     yield layout.schedule_name
     if layout.vp > 1:
         yield f"vp {layout.vp}"

@@ -265,6 +265,16 @@ def test_small_modules_are_tried_before_whole_layers_where_the_model_has_them():
     assert "recompute = selective:mla_up_proj" in described(ROW | DEEPSEEK).assumed
 
 
+@pytest.mark.parametrize(
+    ("cells", "layers", "said"),
+    [({}, 1, True), ({"mtp_layers": "0"}, 0, False), ({"mtp_layers": "2"}, 2, False), ({"layers": "60"}, 0, False)],
+)
+def test_layers_that_predict_further_tokens_are_those_of_the_whole_model_unless_the_row_says(cells, layers, said):
+    found = described(ROW | DEEPSEEK | cells)
+    assert found.job.trained.mtp_layers == layers
+    assert (f"mtp_layers = {layers}" in found.assumed) == said
+
+
 def test_rows_are_sent_once_where_experts_are_spread_over_nodes_and_groups_limit_how_many():
     over_nodes = described(ROW | DEEPSEEK | {"pp": "8", "ep": "32"})
     assert over_nodes.job.layout.expert_mode == "deduplicated"

@@ -96,6 +96,11 @@ def test_deepseek_has_latent_attention_shared_experts_and_dense_first_layers():
     assert (model.ffn, model.shared_ffn, model.dense_ffn, model.dense_layers) == (32, 64, 96, 1)
 
 
+@pytest.mark.parametrize(("given", "layers"), [(None, 0), (0, 0), (1, 1)])
+def test_a_deepseek_model_may_predict_further_tokens(given: int | None, layers: int):
+    assert model_from_config(config("deepseek_v3", num_nextn_predict_layers=given), "m").mtp_layers == layers
+
+
 def test_parts_that_a_deepseek_model_may_be_without():
     bare = config("deepseek_v2", q_lora_rank=None, n_shared_experts=None, first_k_dense_replace=0)
     model = model_from_config(bare, "m")

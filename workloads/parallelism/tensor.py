@@ -52,6 +52,15 @@ def row(shard: Shard, piece: Piece) -> Piece:
     )
 
 
+def gathered(shard: Shard, piece: Piece) -> Piece:
+    """A column-parallel layer whose output every rank needs whole, or its part of the sequence of it."""
+    if shard.layout.tp == 1:
+        return piece
+    gather = _collective(shard, "all_gather")
+    again = (gather,) if shard.layout.sequence_parallel else ()
+    return replace(piece, forward=(*piece.forward, gather), backward=(*again, *piece.backward))
+
+
 def between(shard: Shard, pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
     """Pieces that need the sequence whole in front, and leave partial sums."""
     if shard.layout.tp == 1:
