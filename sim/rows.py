@@ -1,7 +1,7 @@
 """A row of the step-time table -> a job. The columns are those of published runs; blanks mean the usual."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
@@ -13,7 +13,7 @@ from sim.catalog import stack, stacks
 from sim.cells import SkippedRowError, positive, whole
 from sim.job import Job
 from sim.row_model import model_of
-from sim.usual import interleaved, least_that_fits, limits_nodes, release
+from sim.usual import as_tuned, deduplicates, interleaved, release
 from workloads.chunks import spelt
 from workloads.errors import WorkloadError, unknown
 from workloads.layout import UNSET, ContextMode, ExpertMode, Layout, Training, chunk_layers
@@ -62,8 +62,10 @@ OVERLAP_WORDS: Mapping[str, Mapping[str, Any]] = {
     r"overlap_param_gather=(false|0)": {"parameters": False},
     r"no p2p overlap|p2p overlap.* disabled": {"pipeline": "none"},
 }
-# Year and month in the words of a source, as NVIDIA numbers its containers and frameworks: ngc24.09, 24.07
-RELEASE = re.compile(r"(?<![\d.])(2\d)\.(0[1-9]|1[0-2])(?![\d.])")
+# Words behind the name of a model, as NVIDIA's tables have them: `DeepSeekV3 (w/o MTP)`, `Qwen3_30B_a3B (tokendrop)`
+WITH_MTP, WITHOUT_MTP, DROPS_TOKENS = "w/ mtp", "w/o mtp", "tokendrop"
+# Year and month in the words of a source, as NVIDIA numbers its containers and frameworks: ngc24.09, 24.07, 26.04.01
+RELEASE = re.compile(r"(?<![\d.])(2\d)\.(0[1-9]|1[0-2])(?:\.\d\d)?(?![\d.])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,54 +97,77 @@ def job_of(row: Row) -> Job:
 
 def _described(row: Row) -> Described:
     open_inputs = _open_inputs(row)
+    stated = _stated(row, open_inputs)
+    job = _with_the_usual(row, stated, open_inputs)
+    return Described(job=job, assumed=tuple(_assumed(row, stated, job, open_inputs)))
+
+
+def _stated(row: Row, open_inputs: frozenset[str]) -> Job:
+    """What the row says, and the stack where it says nothing."""
     made = _stack(row)
     if "zero_stage_or_fsdp" in open_inputs:
         row = {**row, "zero": str(made.zero)}
     if _task(row) == "layers":
         row = {**row, "vocab": row["vocab"] or UNUSED_VOCAB}
-    job = Job(
+    return Job(
         model=model_of(row),
         cluster=_cluster(row),
         training=_training(row),
         layout=_layout(row, whole(row, "tp", 1)),
         stack=made,
-        execution=row.get("execution") or _execution(made, open_inputs),
+        execution=row.get("execution") or "",
         attention=row.get("attention") or "",
         host_pace=positive(row, "host_pace") if row.get("host_pace") else None,
     )
-    if once := not row.get("expert_mode") and limits_nodes(job):
+
+
+def _with_the_usual(row: Row, stated: Job, open_inputs: frozenset[str]) -> Job:
+    """With what is usual where the row leaves it open; of a tuned recipe that is not given, the usual of recipes."""
+    job, tuned = stated, "recompute" in open_inputs
+    if not row.get("expert_mode") and deduplicates(job, _date(row)):
         job = replace(job, layout=replace(job.layout, expert_mode="deduplicated"))
-    gradients = job.training.gradients
     named = _named_schedule(row, job.layout.pp) == "interleaved"
-    if not row.get("vp") and (named or "recompute" in open_inputs):
+    if not row.get("vp") and (named or tuned):
         job = interleaved(job, named=named)
+    return as_tuned(job, fixed_shapes=DROPS_TOKENS in _model_words(row)) if tuned else job
+
+
+def _assumed(row: Row, stated: Job, job: Job, open_inputs: frozenset[str]) -> Iterator[str]:
+    """What was filled in, as `recompute = none`."""
+    if "zero_stage_or_fsdp" in open_inputs:
+        yield f"zero = {job.layout.zero}"
     if "recompute" in open_inputs:
-        job = least_that_fits(job)
-    filled = {"zero_stage_or_fsdp": f"zero = {job.layout.zero}", "recompute": f"recompute = {job.training.recompute}"}
-    assumed = [words for name, words in filled.items() if name in open_inputs]
-    assumed += [f"stack = {made.name}"] if made.name != (row["stack"] or made.name) and not _date(row) else []
-    assumed += [f"gradients = {job.training.gradients}"] if job.training.gradients != gradients else []
-    assumed += ["expert_mode = deduplicated"] if once else []
-    assumed += [f"vp = {job.layout.vp}"] if job.layout.vp != whole(row, "vp", 1) else []
-    assumed += (
-        [f"mtp_layers = {job.trained.mtp_layers}"] if job.trained.mtp_layers and not row.get("mtp_layers") else []
-    )
-    assumed += _uneven(job)
-    assumed += [f"execution = {job.execution}"] if job.execution and not row.get("execution") else []
-    assumed += [] if _is_priced(_optimizer(row)) else ["optimizer = adamw"]
-    return Described(job=job, assumed=tuple(assumed))
-
-
-def _uneven(job: Job) -> list[str]:
-    """How layers are dealt out, where they do not come out even and the source does not say how."""
+        yield f"recompute = {job.training.recompute}"
+    if job.stack.name != (row["stack"] or job.stack.name) and not _date(row):
+        yield f"stack = {job.stack.name}"
+    if job.training.gradients != stated.training.gradients:
+        yield f"gradients = {job.training.gradients}"
+    for key in ("expert_mode", "vp"):
+        if getattr(job.layout, key) != getattr(stated.layout, key):
+            yield f"{key} = {getattr(job.layout, key)}"
+    if job.trained.mtp_layers and not row.get("mtp_layers") and WITH_MTP not in _model_words(row):
+        yield f"mtp_layers = {job.trained.mtp_layers}"
     shares = chunk_layers(job.trained, job.layout)
-    known = job.layout.chunk_layers or min(shares) == max(shares)
-    return [] if known else [f"chunk_layers = {spelt(shares)}"]
+    if min(shares) < max(shares) and not job.layout.chunk_layers:
+        yield f"chunk_layers = {spelt(shares)}"
+    if job.execution != stated.execution:
+        yield f"execution = {job.execution}"
+    if job.host_pace != stated.host_pace:
+        yield f"host_pace = {job.host_pace:g}"
+    if not _is_priced(_optimizer(row)):
+        yield "optimizer = adamw"
 
 
-def _execution(made: Stack, open_inputs: frozenset[str]) -> str:
-    """CUDA graphs, where a source gives figures of a tuned recipe and not what is in it; else the usual one."""
-    return "graph" if "recompute" in open_inputs and "graph" in made.host.launch_s else ""
+def _model_words(row: Row) -> str:
+    """What stands in brackets behind the name of a model: how it was trained."""
+    return _in_brackets(row.get("model") or "")
+
+
+def _mtp_layers(row: Row) -> int | None:
+    """Layers that predict further tokens, where the row says how many or that there are none."""
+    if row.get("mtp_layers"):
+        return whole(row, "mtp_layers")
+    return 0 if WITHOUT_MTP in _model_words(row) else None
 
 
 def _is_priced(optimizer: str) -> bool:
@@ -179,7 +204,7 @@ def _training(row: Row) -> Training:
         optimizer="sgd" if "sgd" in _optimizer(row) else "adamw",
         gradients=row.get("gradients") or "auto",
         task=_task(row),
-        mtp_layers=whole(row, "mtp_layers", 0) if row.get("mtp_layers") else None,
+        mtp_layers=_mtp_layers(row),
     )
 
 
@@ -264,10 +289,15 @@ def _stack(row: Row) -> Stack:
     return replace(found, overlap=replace(found.overlap, **said))
 
 
+def named_release(row: Row) -> str:
+    """Year and month of the release that the source names, the latest one; blank where it names none."""
+    named = RELEASE.findall(f"{row.get('source') or ''} {row.get('cite') or ''}")
+    return max((f"20{year}-{month}" for year, month in named), default="")
+
+
 def _date(row: Row) -> date | None:
     """The day of the run, the first one of its month where only that is given, or its source names a release by it."""
-    named = RELEASE.findall(f"{row.get('source') or ''} {row.get('cite') or ''}")
-    text = row.get("date") or max((f"20{year}-{month}" for year, month in named), default="")
+    text = row.get("date") or named_release(row)
     try:
         return date.fromisoformat(f"{text}-01" if len(text) == len("2024-12") else text) if text else None
     except ValueError:

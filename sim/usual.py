@@ -1,4 +1,4 @@
-"""What is usual where a source leaves it open: release, chunks, recomputation, gradients, offloading, exchanges.
+"""What is usual where a source leaves it open: release, chunks, recomputation, gradients, graphs, exchanges.
 
 Nothing here knows what was measured (docs/tasks/validate.md, what is assumed).
 """
@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import date, timedelta
 from math import ceil
 
-from hardware.types import Device
+from hardware.types import Cluster, Device
 from sim.cells import SkippedRowError
 from sim.job import Job
 from sim.memory import peak_memory
@@ -30,7 +30,20 @@ def release(stack: Stack, device: Device, ran: date | None = None) -> str:
     return min(past)[1] if past else stack.name
 
 
-def least_that_fits(job: Job) -> Job:
+def as_tuned(job: Job, *, fixed_shapes: bool = False) -> Job:
+    """With what is usual in tuned recipes of its stack: graphs, the pace of the host, and what is run again.
+
+    Experts of `fixed_shapes` have as many rows each, whatever the router says, and are captured everywhere. Raises
+    SkippedRowError where nothing fits.
+    """
+    recipes = job.stack.recipes
+    captured = recipes.graphs == "all" or fixed_shapes or _is_rack(job.cluster)
+    graph = "graph" if captured and "graph" in job.stack.host.launch_s else ""
+    paced = replace(job, execution=job.execution or graph, host_pace=job.host_pace or recipes.host_pace)
+    return _least_that_fits(paced)
+
+
+def _least_that_fits(job: Job) -> Job:
     """With the first recomputation that fits, of those that the stack tries; raises SkippedRowError if none does."""
     for recompute, kept in _ways(job):
         tried = _least_offloaded(kept) if recompute == OFFLOAD else _recomputed(kept, recompute)
@@ -43,7 +56,7 @@ def least_that_fits(job: Job) -> Job:
 
 def _ways(job: Job) -> Iterator[tuple[str, Job]]:
     """What is run again, and the job with its gradients in the type that goes with it."""
-    ways = job.stack.recompute_tried
+    ways = job.stack.recipes.recompute
     for at, way in enumerate(ways):
         if way != NARROWER:
             yield way, job
@@ -74,7 +87,7 @@ def interleaved(job: Job, *, named: bool) -> Job:
 
     Recipes of the stack do where all weights are trained. Raises SkippedRowError where what a source says does not go.
     """
-    usual = job.stack.interleaves and job.training.task != "lora"
+    usual = job.stack.recipes.interleaves and job.training.task != "lora"
     if job.layout.pp == 1 or not (named or usual):
         return job
     found = replace(job, layout=replace(job.layout, vp=ceil(job.model.layers / job.layout.pp)))
@@ -87,9 +100,18 @@ def interleaved(job: Job, *, named: bool) -> Job:
     return found
 
 
-def limits_nodes(job: Job) -> bool:
-    """Whether experts are spread over nodes, and come in groups so that few of them have those of a token.
+def deduplicates(job: Job, ran: date | None = None) -> bool:
+    """Whether a row is sent once to a rank, however many of its experts that has.
 
-    Such a router is made for exchanges that send a row once to a node (DeepSeek-AI, arXiv:2412.19437, 2.1.2).
+    Experts that are spread over nodes and come in groups, so that few nodes have those of a token: such a router is
+    made for it (DeepSeek-AI, arXiv:2412.19437, 2.1.2). Within a rack, as recipes of the day have it.
     """
-    return job.model.expert_groups > 1 and job.layout.ep * job.layout.expert_tp > job.cluster.domain_gpus
+    since, spread = job.stack.recipes.deduplicated_from, job.layout.ep * job.layout.expert_tp
+    if spread > job.cluster.domain_gpus:
+        return job.model.expert_groups > 1
+    return job.layout.ep > 1 and _is_rack(job.cluster) and bool(since and ran and ran >= since)
+
+
+def _is_rack(cluster: Cluster) -> bool:
+    """Whether NVLink joins more than a node."""
+    return cluster.domain_gpus > cluster.gpus_per_node

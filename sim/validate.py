@@ -15,7 +15,7 @@ from sim.error_figures import Record
 from sim.profiles import given_for, model_of
 from sim.repeats import repeats
 from sim.result import Result
-from sim.rows import REQUIRED, Described, Row, described
+from sim.rows import REQUIRED, Described, Row, described, named_release
 from sim.step import simulate
 
 GIB = 2.0**30
@@ -89,7 +89,7 @@ def compared(rows: Sequence[Row], profile: Profile | None = None) -> list[Record
 
 def description(row: Row) -> frozenset[tuple[str, str]]:
     """What a row says of its job. A model without a name goes by the row's id, which errors show."""
-    cells = {**row, "model": row.get("model") or row["id"]}
+    cells = {**row, "model": row.get("model") or row["id"], "release": named_release(row)}
     return frozenset(cell for cell in cells.items() if cell[0] not in OUTCOMES)
 
 

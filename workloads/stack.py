@@ -191,6 +191,22 @@ def _at_pace(cost: float | Mapping[str, float], factor: float) -> float | dict[s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recipes:
+    """What is usual on the stack where figures of a tuned recipe are published and the recipe is not."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    # What is run again: tried in this order, the first one that fits. `offload:N` with the smallest N that fits, where
+    # that is faster than `full`; from `gradients` on with gradients of 16 bits, and what stands before it once more.
+    recompute: tuple[str, ...] = ("none", "selective", "full")
+    interleaves: bool = False  # one layer to each chunk of a pipeline
+    # Where CUDA graphs are taken, if the stack has them: wherever it runs, or in racks of one NVLink domain
+    graphs: Literal["all", "racks"] = "all"
+    host_pace: Annotated[float, Gt(0)] | None = None  # of nodes that are tuned; none: as the stack has it
+    deduplicated_from: date | None = None  # from when on a row goes once to a rank, where experts stay within a rack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
     """One version of a training software (`stacks/*.toml`)."""
 
@@ -208,6 +224,7 @@ class Stack:
     overlap: Overlaps
     host: Host
     data: Data = field(default_factory=Data)
+    recipes: Recipes = field(default_factory=Recipes)
     compiled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     recomputed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # with full recomputation
     unfused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # with unfused attention
@@ -230,11 +247,6 @@ class Stack:
     mtp: bool = False  # layers of a model that predict further tokens are trained with it, in pretraining
     offloads: bool = False  # what layers keep, to the memory of the host (Transformer Engine)
     alternates: bool = False  # recomputation selective by op keeps every other GEMM only
-    # Tried in this order for a run whose source does not say what is run again: the first one that fits. `offload:N`
-    # with the smallest N that fits, where that is faster than `full`.
-    recompute_tried: tuple[str, ...] = ("none", "selective", "full")
-    # Whether its tuned recipes deal one layer to each chunk of a pipeline, for runs whose source does not say
-    interleaves: bool = False
     # Stack of an earlier release -> until when runs were of it
     earlier: Mapping[str, date] = field(default_factory=dict)
     # Whose pipelines are said in brackets behind a schedule (`1F1B (DeepSpeed)`), in lower case -> stack of such runs

@@ -267,7 +267,14 @@ def test_small_modules_are_tried_before_whole_layers_where_the_model_has_them():
 
 @pytest.mark.parametrize(
     ("cells", "layers", "said"),
-    [({}, 1, True), ({"mtp_layers": "0"}, 0, False), ({"mtp_layers": "2"}, 2, False), ({"layers": "60"}, 0, False)],
+    [
+        ({}, 1, True),
+        ({"mtp_layers": "0"}, 0, False),
+        ({"mtp_layers": "2"}, 2, False),
+        ({"layers": "60"}, 0, False),
+        ({"model": "DeepSeekV3 (w/o MTP)"}, 0, False),
+        ({"model": "DeepSeekV3 (w/ MTP)"}, 1, False),
+    ],
 )
 def test_layers_that_predict_further_tokens_are_those_of_the_whole_model_unless_the_row_says(cells, layers, said):
     found = described(ROW | DEEPSEEK | cells)
@@ -280,6 +287,43 @@ def test_rows_are_sent_once_where_experts_are_spread_over_nodes_and_groups_limit
     assert over_nodes.job.layout.expert_mode == "deduplicated"
     assert "expert_mode = deduplicated" in over_nodes.assumed
     assert described(ROW | DEEPSEEK).job.layout.expert_mode == "all_to_all"
+
+
+RACK = {"device": "gb200", "gpus_per_node": "4", "fabric": "nvl72"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "mode"),
+    [
+        ({"date": "2026-02"}, "deduplicated"),
+        ({"cite": "26.04.01 container"}, "deduplicated"),
+        ({"date": "2025-11"}, "all_to_all"),
+        ({}, "all_to_all"),
+        ({"date": "2026-02", "device": "b200-sxm", "gpus_per_node": "8", "fabric": "nvlink-switch"}, "all_to_all"),
+        ({"date": "2026-02", "expert_mode": "all_to_all"}, "all_to_all"),
+        ({"date": "2026-02", "stack": "torchtitan"}, "all_to_all"),
+    ],
+)
+def test_within_a_rack_rows_are_sent_once_since_recipes_have_it(cells, mode):
+    assert job(**DEEPSEEK | RACK | cells).layout.expert_mode == mode
+
+
+@pytest.mark.parametrize(
+    ("cells", "execution", "pace"),
+    [
+        (DEEPSEEK, "", 0.73),
+        (DEEPSEEK | RACK, "graph", 0.73),
+        (DEEPSEEK | {"model": "DeepSeekV3 (tokendrop)"}, "graph", 0.73),
+        (DEEPSEEK | RACK | {"execution": "eager", "host_pace": "2"}, "eager", 2.0),
+        (DEEPSEEK | RACK | {"recompute": "none", "missing_inputs": ""}, "", None),
+    ],
+)
+def test_a_recipe_that_is_not_given_is_taken_as_tuned_on_its_machine(cells, execution, pace):
+    """Graphs with the slow hosts of a rack, and where the shapes of experts are fixed; ranks bound to their cores."""
+    found = described(ROW | cells)
+    assert (found.job.execution, found.job.host_pace) == (execution, pace)
+    assert ("host_pace = 0.73" in found.assumed) == (pace == 0.73)
+    assert ("execution = graph" in found.assumed) == (execution == "graph")
 
 
 def test_a_row_may_say_how_experts_get_their_rows():
@@ -349,9 +393,9 @@ def test_layers_that_do_not_come_out_even_are_said_unless_the_source_says_how():
 
 def test_recomputation_that_a_source_leaves_open_is_the_least_that_fits():
     roomy, tight = described(ROW | LARGE | {"gpus": "64", "zero": "1"}), described(ROW | LARGE | {"device": "h200-sxm"})
-    assert roomy.assumed == tight.assumed == ("recompute = none", "execution = graph")
+    assert roomy.assumed == tight.assumed == ("recompute = none", "host_pace = 0.73")
     fuller = described(ROW | LARGE | {"gpus": "64", "zero": "1", "micro_batch": "2", "seq_len": "32768"})
-    assert fuller.assumed == ("recompute = full", "gradients = compute", "execution = graph")
+    assert fuller.assumed == ("recompute = full", "gradients = compute", "host_pace = 0.73")
     assert fuller.job.training.recompute == "full"
     assert peak_memory(fuller.job.shard(), fuller.job.cluster.device.memory_bytes).fits
 
@@ -460,7 +504,7 @@ SPARSE = {
 
 def test_gradients_are_narrowed_before_whole_layers_are_run_again():
     found = described(ROW | SPARSE)
-    assert found.assumed == ("recompute = selective:moe_act", "gradients = compute", "execution = graph")
+    assert found.assumed == ("recompute = selective:moe_act", "gradients = compute", "host_pace = 0.73")
     memory = found.job.cluster.device.memory_bytes
     assert peak_memory(found.job.shard(), memory).fits
     wide = replace(found.job, training=replace(found.job.training, gradients="fp32"))
@@ -472,14 +516,14 @@ def test_gradients_are_narrowed_before_whole_layers_are_run_again():
 def test_gradients_that_are_narrow_already_are_no_assumption():
     assert described(ROW | SPARSE | {"precision": "mxfp8", "micro_batch": "20"}).assumed == (
         "recompute = full",
-        "execution = graph",
+        "host_pace = 0.73",
     )
 
 
 def test_a_row_may_say_the_type_of_its_gradients():
     said = described(ROW | SPARSE | {"gradients": "compute"})
     assert said.job.training.gradients == "compute"
-    assert said.assumed == ("recompute = selective:moe_act", "execution = graph")
+    assert said.assumed == ("recompute = selective:moe_act", "host_pace = 0.73")
     assert "training.gradients: no type 'int8'" in reason(gradients="int8")
 
 

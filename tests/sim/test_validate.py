@@ -53,6 +53,15 @@ def test_rows_that_describe_one_job_are_simulated_once_and_keep_their_places(pat
     assert 1 + found[2]["error"] == pytest.approx(2 * (1 + found[0]["error"]))
 
 
+def test_rows_of_different_releases_are_different_jobs(path):
+    dated = {"device": "h100-sxm", "stack": "nemo", "precision": "bf16"}
+    early, late = (row(id=name, cite=f"results/{name}", **dated) for name in ("ngc24.04", "ngc24.09"))
+    alone = [validate_table(table(path, each)).rows[0]["predicted_s"] for each in (early, late)]
+    together = [one["predicted_s"] for one in validate_table(table(path, early, late)).rows]
+    assert together == alone
+    assert alone[0] != alone[1]
+
+
 def test_an_error_names_its_own_row_where_the_model_has_no_name(path):
     wrong = row(tp="16", pp="1")  # more than it has heads
     found = validate_table(table(path, wrong | {"id": "first"}, wrong | {"id": "second"})).rows

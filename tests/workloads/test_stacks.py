@@ -98,14 +98,14 @@ def test_a_stack_says_what_it_is_and_where_that_comes_from(name):
 
 @every_stack
 def test_what_it_tries_is_recomputation_that_there_is_and_ends_with_all_of_it(name):
-    tried = [each for each in stack(name).recompute_tried if each != NARROWER]
+    tried = [each for each in stack(name).recipes.recompute if each != NARROWER]
     assert [fault for each in tried if (fault := recompute_fault(each.replace(":N", ":1")))] == []
     assert tried[-1] == "full"
 
 
 @every_stack
 def test_what_it_cannot_offload_it_does_not_try_to(name):
-    assert stack(name).offloads or "offload:N" not in stack(name).recompute_tried
+    assert stack(name).offloads or "offload:N" not in stack(name).recipes.recompute
 
 
 @every_stack
