@@ -27,7 +27,8 @@ def in_blocks(job: Job) -> Rates:
 
     PCIe is too slow to miss what computation takes; user buffers move data without the caches of the SMs.
     """
-    compute = channels_rate(job) if job.stack.overlap.tensor else compute_rate(job)
+    chunked = job.stack.overlap.in_chunks(job.training.precision)
+    compute = channels_rate(job) if chunked else compute_rate(job)
     return Rates(compute=compute, message=1.0 if _slow_links(job) else MESSAGE_RATE)
 
 

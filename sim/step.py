@@ -62,7 +62,7 @@ def block_times(job: Job, program: Program, prices: Mapping[Op, Price]) -> dict[
     """Every block of the program played once, by the block's identity."""
     seconds = {op: paid.seconds for op, paid in prices.items()}
     execution = job.execution or job.stack.execution
-    chunked = job.stack.overlap.tensor
+    chunked = job.stack.overlap.in_chunks(job.training.precision)
     host = Launches(costs=job.host, execution=execution, recompute=job.shard().recompute_mode, chunked=chunked)
     rates = contention.in_blocks(job)
     return {id(block): play_block(block, seconds, host, *rates) for block in blocks(program)}

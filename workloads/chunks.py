@@ -6,7 +6,7 @@ from functools import cache
 from itertools import groupby
 
 # `2x62` for sixty-two chunks of two layers.
-RUN = re.compile(r"(\d{1,9})(?:x([1-9]\d{0,5}))?")
+RUN = re.compile(r"(\d{1,9})(?:x([1-9]\d{0,3}))?")
 
 
 @cache

@@ -119,6 +119,7 @@ class Overlaps:
     __pydantic_config__: ClassVar = STRICT
 
     tensor: bool = False  # all-gather and reduce-scatter in chunks beside their GEMM
+    tensor_not_for: tuple[str, ...] = ()  # precisions whose GEMMs are not taken apart for that
     tensor_backward: bool = False  # communication of the data gradient beside the weight gradient
     # The reduction of gradients, beside the backward pass: always, or where one of these parallelisms is not used
     gradients: Literal["none", "backward", "without-pipeline", "without-tensor"] = "none"
@@ -126,6 +127,10 @@ class Overlaps:
     # Messages between stages: in between the sender's computation or that of both ends, beside it, or beside it once
     # both ends have come to them
     pipeline: Literal["none", "blocking", "beside", "rendezvous"] = "none"
+
+    def in_chunks(self, precision: str) -> bool:
+        """Whether messages of tensor parallelism run in chunks beside GEMMs of a precision."""
+        return self.tensor and precision not in self.tensor_not_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,6 +81,13 @@ def test_overlapped_messages_are_asynchronous():
     assert exposed == [ACTIVATION / 4] * 4  # the first or last chunk of each message
 
 
+def test_a_precision_whose_gemms_are_not_taken_apart_has_whole_messages():
+    excepted = changed(PLAIN, overlap={"tensor": True, "tensor_backward": True, "tensor_not_for": ("bf16",)})
+    made = Blocks(shard=shard(4, sequence_parallel=True, on=excepted))
+    assert [op.bytes for op in messages(made.layer_forward)] == [ACTIVATION] * 4
+    assert not any(work.asynchronous for work in made.layer_forward.work)
+
+
 def test_every_rank_does_its_part_of_a_gemm():
     """QKV, scores, values, output, MLP in and out: column-parallel ones split n, row-parallel ones k."""
     gemms = [w.op for w in Blocks(shard=shard(4)).layer_forward.work if isinstance(w.op, Gemm)]

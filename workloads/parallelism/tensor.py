@@ -158,7 +158,7 @@ def _beside(shard: Shard, communication: Work, work: tuple[Work, ...], *, before
 
     Split into one chunk a rank, only the first (or last) chunk has nothing to run beside.
     """
-    if not shard.stack.overlap.tensor:
+    if not shard.stack.overlap.in_chunks(shard.training.precision):
         return (communication, *work) if before else (*work, communication)
     op = communication.op
     assert isinstance(op, Collective)
