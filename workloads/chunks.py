@@ -45,8 +45,10 @@ def spelt(shares: Sequence[int]) -> str:
 def faults(layers: int, chunks: int, text: str, mtp_layers: int = 0) -> Iterator[str]:
     """What is wrong with a split of so many layers into so many chunks, as the text says or even."""
     if not text:
-        if layers % chunks and (layers + 2 < chunks or min(even(layers, chunks, mtp_layers)) < 0):
+        if layers % chunks and layers + 2 < chunks:
             yield f"layers = {layers}, the embedding and the head are fewer than pp x vp = {chunks}"
+        elif min(even(layers, chunks, mtp_layers)) < 0:
+            yield f"layers = {layers} are too few for pp x vp = {chunks} beside {mtp_layers} MTP layers on the last"
         return
     try:
         shares = read(text)
