@@ -91,6 +91,15 @@ class Result:
         return breakdown(self.program, self.times, self.timeline, self.task_seconds, host_s)
 
     @property
+    def busy_s(self) -> tuple[float, ...]:
+        """Of each pipeline stage, how long its segments run in a step; waits are left out."""
+        busy = [0.0] * self.program.ranks
+        for op, rank, seconds in zip(self.program.tasks.ops, self.program.tasks.ranks, self.task_seconds, strict=True):
+            if isinstance(self.program.ops[op], Segment):
+                busy[rank] += seconds
+        return tuple(busy)
+
+    @property
     def bubble(self) -> float:
         """Share of the step in which a rank waits for other stages."""
         return self.breakdown.get("bubble", 0.0) / self.step_s

@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from sim.report import units
 from sim.report.words import direction
 from sim.result import Result
-from workloads.layout import micro_batches
+from workloads.layout import chunk_layers, micro_batches
 
 # Losses below this share of the step are not worth a change of layout.
 WORTH = 0.10
 MOST_HINTS = 2
+
+# How much longer than the mean a stage is busy before it is said.
+IMBALANCE = 0.05
 
 # Of the memory, below which there is room to keep more activations.
 ROOM = 0.8
@@ -56,7 +59,19 @@ def _bubble_hint(result: Result, share: str) -> str:
         others.append("layout.vp = 2")
     others.append(f"a smaller layout.pp (now {layout.pp})")
     ways = f"{', '.join(others[:-1])} or {others[-1]}"
-    return f"Pipeline bubble: {share} with {count} micro-batches. It shrinks with {ways}."
+    return f"Pipeline bubble: {share} with {count} micro-batches. It shrinks with {ways}.{_slow_stage(result)}"
+
+
+def _slow_stage(result: Result) -> str:
+    """That the others wait for one stage, where layers can be moved from it."""
+    busy, layout = result.busy_s, result.job.layout
+    slowest = max(range(len(busy)), key=busy.__getitem__)
+    longer = busy[slowest] / (sum(busy) / len(busy)) - 1.0
+    movable = chunk_layers(result.job.trained, layout)[slowest :: layout.pp]
+    if longer < IMBALANCE or max(movable) < 2:
+        return ""
+    more = units.percent(longer)
+    return f" Stage {slowest} is busy {more} longer than the mean: layout.chunk_layers can take layers off it."
 
 
 def _memory_hints(result: Result) -> Iterator[str]:
