@@ -9,7 +9,6 @@ from sim.report.hints import hints
 from sim.step import simulate
 from tests.conftest import GPT, SIMPLE, make_job
 
-
 EXAMPLE = Path(__file__).parents[2] / "examples" / "korthikanti-175b.toml"
 
 
