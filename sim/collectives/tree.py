@@ -6,12 +6,22 @@ from sim.collectives.phase import Phase
 from sim.collectives.placement import Placement
 from workloads.ops import Collective
 
+# On two domains of several ranks NCCL takes rings for these, though a tree sends half as much across: its tuner rates
+# trees at half the bandwidth, and at fewer steps (src/graph/tuning.cc). 16 A100 keep to the times of a ring from
+# 256 KiB to 512 MiB, and to those of a tree from 1 GiB on; 16 H100 to those of a tree up to 64 KiB
+# (docs/models/collectives.md).
+AS_RINGS = range(1 << 18, 1 << 30)
+
 
 def phases(op: Collective, place: Placement) -> tuple[Phase, ...]:
     """All-reduce over several domains; within one, the ring does as well."""
-    if op.op != "all_reduce" or place.domains == 1:
+    if op.op != "all_reduce" or place.domains == 1 or _as_a_ring(op, place):
         return ()
     return (*chain(op.bytes, place), tree(op.bytes, place), place.copy(op.bytes / place.ranks))
+
+
+def _as_a_ring(op: Collective, place: Placement) -> bool:
+    return place.domains == 2 and place.domain_ranks > 1 and AS_RINGS.start <= op.bytes < AS_RINGS.stop
 
 
 def chain(vector_bytes: float, place: Placement) -> tuple[Phase, ...]:

@@ -43,6 +43,25 @@ def test_ring_all_gather_worked_by_hand(h100):
     assert by_hand == pytest.approx(1.497e-3, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("size", "tree"), [(2**16, True), (2**18, False), (2**28, False), (2**29, False), (2**30, True), (2**33, True)]
+)
+def test_two_nodes_run_rings_but_for_the_smallest_and_the_largest(size: int, tree: bool):
+    """As 16 A100 do: 256 MiB in 3.04 ms, 1 GiB in 9.19 ms."""
+    pair, four = (catalog.cluster("dgx-a100-40g", nodes) for nodes in (2, 4))
+    assert ("tree" in candidates(op("all_reduce", float(size), 16), pair)) == tree
+    assert "tree" in candidates(op("all_reduce", float(size), 32), four)
+    assert "tree" in candidates(op("all_reduce", float(size), 2, 8), pair)  # one rank of each node: the same either way
+
+
+@pytest.mark.parametrize(
+    ("size", "measured_s"), [(2**25, 452e-6), (2**28, 3.043e-3), (2**30, 9.188e-3), (2**33, 67.69e-3)]
+)
+def test_all_reduce_on_two_nodes_of_a100_takes_what_it_took(size: int, measured_s: float):
+    found = time_s(op("all_reduce", float(size), 16), catalog.cluster("dgx-a100-40g", 2))
+    assert found == pytest.approx(measured_s, rel=0.08)
+
+
 def test_message_over_the_network_worked_by_hand(h100):
     # 16 MB to the next node, an eighth of 400 GB/s at 0.91: start 5 + 4 us, 2 x 5 us, 16 + 5 MB.
     by_hand = 9e-6 + 10e-6 + 21e6 / (0.91 * 50e9)
