@@ -21,7 +21,7 @@ def phases(op: Collective, place: Placement) -> tuple[Phase, ...]:
 
 
 def _as_a_ring(op: Collective, place: Placement) -> bool:
-    return place.domains == 2 and place.domain_ranks > 1 and AS_RINGS.start <= op.bytes < AS_RINGS.stop
+    return place.domains == 2 and place.domain_ranks > 1 and int(op.bytes) in AS_RINGS
 
 
 def chain(vector_bytes: float, place: Placement) -> tuple[Phase, ...]:

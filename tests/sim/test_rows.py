@@ -262,7 +262,12 @@ DEEPSEEK = {
 
 def test_small_modules_are_tried_before_whole_layers_where_the_model_has_them():
     """The up-projections of latent attention are run again."""
-    assert "recompute = selective:mla_up_proj" in described(ROW | DEEPSEEK).assumed
+    assert described(ROW | DEEPSEEK).assumed == (
+        "recompute = selective:mla_up_proj",
+        "mtp_layers = 1",
+        "chunk_layers = 4x15 1",
+        "host_pace = 0.73",
+    )
 
 
 @pytest.mark.parametrize(

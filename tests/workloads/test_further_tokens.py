@@ -83,7 +83,10 @@ def test_deepseek_v3_is_dealt_out_as_its_recipes_have_it(count: int, split: str)
 
 
 def test_more_chunks_than_there_is_for_them_are_refused():
-    assert list(chunks.faults(61, 64, "", 1))
+    (fewer,) = chunks.faults(61, 64, "", 1)
+    (heavy,) = chunks.faults(61, 62, "", 2)
+    assert "are fewer than pp x vp = 64" in fewer
+    assert "too few for pp x vp = 62 beside 2 MTP layers" in heavy
 
 
 @pytest.mark.parametrize(
