@@ -5,7 +5,7 @@ their sources; `hardware.descriptor` reads them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Annotated, ClassVar, Literal
 
@@ -20,6 +20,9 @@ Count = Annotated[int, Gt(0)]
 STRICT: Mapping[str, object] = {"extra": "forbid", "allow_inf_nan": False}
 
 
+SIXTEEN_BITS = ("fp16", "bf16")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """How the vendor's kernels behave on one generation of devices (`architectures/*.toml`).
@@ -30,6 +33,7 @@ class Architecture:
     Args:
         tiles: output tiles (rows, columns) that GEMM kernels give one SM (AMD: one compute unit).
         tensor_share: of the peak of a dtype, reached in the main loop of a GEMM at full clock.
+        libraries: release of the library of GEMMs -> rate of its main loop in 16 bits, of that of `tensor_share`.
         vector_share: likewise for kernels on the vector units.
         hbm_share: of the memory bandwidth, reached by streaming kernels.
         l2_bytes_per_clock: from L2 into one SM, at the boost clock, multicast counted as if it were read.
@@ -84,6 +88,13 @@ class Architecture:
     pointwise_spread: Positive
     attention_softmax: Mapping[str, tuple[NonNegative, NonNegative]] = field(default_factory=dict)
     split_accumulator_share: Share = 1.0
+    libraries: Mapping[str, Share] = field(default_factory=dict)
+
+    def with_library(self, release: str) -> "Architecture":
+        """With GEMMs of a release of the library; as it is where nothing is known of that one."""
+        share = self.libraries.get(release, 1.0)
+        slower = {dtype: rate * (share if dtype in SIXTEEN_BITS else 1.0) for dtype, rate in self.tensor_share.items()}
+        return replace(self, tensor_share=slower)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,4 +116,4 @@ class Prepared:
 def prepared(job: Job) -> Prepared:
     """All of a simulation that the costs of the host leave as it is."""
     program, model = build(job.shard()), profiles.cost_model(job.cluster.device)
-    return Prepared(job=job, program=program, prices=price(leaf_ops(program), job.cluster, model), cost_model=model)
+    return Prepared(job=job, program=program, prices=price(leaf_ops(program), job.machine, model), cost_model=model)

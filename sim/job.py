@@ -33,14 +33,36 @@ class Job:
 
     @property
     def pace(self) -> float:
-        """Of the host, as the job or else its stack has it."""
-        return self.stack.host.pace if self.host_pace is None else self.host_pace
+        """Of the host, as the job or else its stack has it; a job that fills its nodes shares cores with nobody."""
+        host, alone = self.stack.host, self.gpus % self.cluster.gpus_per_node == 0
+        usual = host.own_pace if alone and host.own_pace else host.pace
+        return usual if self.host_pace is None else self.host_pace
 
     @property
     def host(self) -> Host:
         """What the CPU costs on this job's nodes; the layers alone have no work once a step."""
         host = self.stack.host.paced(self.pace)
         return replace(host, step_s=0.0) if self.training.layers_alone else host
+
+    @property
+    def machine(self) -> Cluster:
+        """The cluster, its devices running the GEMMs of the stack's library."""
+        device = self.cluster.device
+        if self.stack.library not in device.architecture.libraries:
+            return self.cluster
+        architecture = device.architecture.with_library(self.stack.library)
+        return replace(self.cluster, device=replace(device, architecture=architecture))
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether the host keeps its lead over the GPU through a step.
+
+        GEMMs of experts that it launches one by one need their numbers of rows, so that it waits in each layer.
+        """
+        host, layout = self.stack.host, self.layout
+        counts = self.model.experts and self.stack.grouped_gemms == "streams"
+        messages = host.waits_for_stages and layout.pp > 1 and layout.vp == 1
+        return host.ahead == "step" and not (counts or messages)
 
     @property
     def gpus(self) -> int:

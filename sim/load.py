@@ -44,7 +44,7 @@ def load_of(
     Args:
         model: whose prices these are: what kernels draw on the machine that it was fitted on.
     """
-    device = job.cluster.device
+    device = job.cluster.device  # draws are of rates, and slower GEMMs draw less
     pairs = zip(program.ops, runs(program), strict=True)
     total = sum(often * segment_s(op, times) for op, often in pairs if isinstance(op, Segment))
     seconds = {op: often * prices[op].seconds for op, often in leaf_runs(program).items() if isinstance(op, ComputeOp)}

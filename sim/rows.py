@@ -104,7 +104,7 @@ def _described(row: Row) -> Described:
 
 def _stated(row: Row, open_inputs: frozenset[str]) -> Job:
     """What the row says, and the stack where it says nothing."""
-    made = _stack(row)
+    made = _stack(row, tuned="recompute" in open_inputs)
     if "zero_stage_or_fsdp" in open_inputs:
         row = {**row, "zero": str(made.zero)}
     if _task(row) == "layers":
@@ -138,10 +138,8 @@ def _assumed(row: Row, stated: Job, job: Job, open_inputs: frozenset[str]) -> It
         yield f"zero = {job.layout.zero}"
     if "recompute" in open_inputs:
         yield f"recompute = {job.training.recompute}"
-    if job.stack.name != (row["stack"] or job.stack.name) and not _date(row):
+    if job.stack.name != (row["stack"] or job.stack.name) and (job.stack != _stack(row) or not _date(row)):
         yield f"stack = {job.stack.name}"
-    if job.training.gradients != stated.training.gradients:
-        yield f"gradients = {job.training.gradients}"
     for key in ("expert_mode", "vp"):
         if getattr(job.layout, key) != getattr(stated.layout, key):
             yield f"{key} = {getattr(job.layout, key)}"
@@ -152,8 +150,6 @@ def _assumed(row: Row, stated: Job, job: Job, open_inputs: frozenset[str]) -> It
         yield f"chunk_layers = {spelt(shares)}"
     if job.execution != stated.execution:
         yield f"execution = {job.execution}"
-    if job.host_pace != stated.host_pace:
-        yield f"host_pace = {job.host_pace:g}"
     if not _is_priced(_optimizer(row)):
         yield "optimizer = adamw"
 
@@ -276,13 +272,17 @@ def _yes(row: Row, column: str, *, usual: bool = False) -> bool:
     return word == "yes"
 
 
-def _stack(row: Row) -> Stack:
-    """The stack of the row, with the overlap that its source says was on, and less what it says was off."""
+def _stack(row: Row, *, tuned: bool = False) -> Stack:
+    """The stack of the row, with the overlap that its source says was on, and less what it says was off.
+
+    tuned: by a recipe that is not given, which may run on another stack than those that are.
+    """
     if row["stack"] and row["stack"] not in stacks():
         raise SkippedRowError(unknown("stack", row["stack"], stacks()))
     named, words = stack(row["stack"] or UNSTATED_STACK), (row.get("overlap") or "").lower()
     driven = stack(named.engines.get(_in_brackets(row.get("schedule") or ""), named.name))
     found = stack(release(driven, hardware.device(row["device"]), _date(row)))
+    found = stack(found.recipes.stack) if tuned and found.recipes.stack else found
     said: dict[str, Any] = {}
     for pattern, entries in OVERLAP_WORDS.items():
         said |= entries if re.search(pattern, words) else {}

@@ -27,7 +27,7 @@ def simulate(job: Job, cost_model: CostModel | None = None) -> Result:
     """
     program = build(job.shard())
     model = cost_model or profiles.cost_model(job.cluster.device)
-    return played(job, program, price(leaf_ops(program), job.cluster, model), model)
+    return played(job, program, price(leaf_ops(program), job.machine, model), model)
 
 
 def played(job: Job, program: Program, prices: Mapping[Op, Price], cost_model: CostModel) -> Result:
@@ -35,10 +35,10 @@ def played(job: Job, program: Program, prices: Mapping[Op, Price], cost_model: C
     times = block_times(job, program, prices)
     load = load_of(program, times, prices, job, cost_model)
     if load.clock < 1.0:
-        prices = slowed(prices, program, job.cluster, load.clock)
+        prices = slowed(prices, program, job.machine, load.clock)
         times = block_times(job, program, prices)
     op_seconds = [_seconds(op, times, prices) for op in program.ops]
-    seconds = task_seconds(program, op_seconds, times, ahead=job.stack.host.ahead == "step")
+    seconds = task_seconds(program, op_seconds, times, ahead=job.runs_ahead)
     timeline = play(
         program.tasks,
         seconds,

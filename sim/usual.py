@@ -1,9 +1,8 @@
-"""What is usual where a source leaves it open: release, chunks, recomputation, gradients, graphs, exchanges.
+"""What is usual where a source leaves it open: release, chunks, recomputation, graphs, exchanges.
 
 Nothing here knows what was measured (docs/tasks/validate.md, what is assumed).
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
 from math import ceil
@@ -20,7 +19,6 @@ from workloads.stack import Stack
 # How long a device has been sold when a run on it is published, in the middle (docs/tasks/validate.md, what is assumed)
 PUBLISHED_AFTER = timedelta(days=548)
 OFFLOAD = "offload:N"  # of what a stack tries
-NARROWER = "gradients"  # of what a stack tries: from here on in 16 bits, what stands before it once more
 
 
 def release(stack: Stack, device: Device, ran: date | None = None) -> str:
@@ -31,7 +29,7 @@ def release(stack: Stack, device: Device, ran: date | None = None) -> str:
 
 
 def as_tuned(job: Job, *, fixed_shapes: bool = False) -> Job:
-    """With what is usual in tuned recipes of its stack: graphs, the pace of the host, and what is run again.
+    """With what is usual in tuned recipes of its stack: graphs, and what is run again.
 
     Experts of `fixed_shapes` have as many rows each, whatever the router says, and are captured everywhere. Raises
     SkippedRowError where nothing fits.
@@ -39,30 +37,18 @@ def as_tuned(job: Job, *, fixed_shapes: bool = False) -> Job:
     recipes = job.stack.recipes
     captured = recipes.graphs == "all" or fixed_shapes or _is_rack(job.cluster)
     graph = "graph" if captured and "graph" in job.stack.host.launch_s else ""
-    paced = replace(job, execution=job.execution or graph, host_pace=job.host_pace or recipes.host_pace)
-    return _least_that_fits(paced)
+    return _least_that_fits(replace(job, execution=job.execution or graph))
 
 
 def _least_that_fits(job: Job) -> Job:
     """With the first recomputation that fits, of those that the stack tries; raises SkippedRowError if none does."""
-    for recompute, kept in _ways(job):
-        tried = _least_offloaded(kept) if recompute == OFFLOAD else _recomputed(kept, recompute)
+    for recompute in job.stack.recipes.recompute:
+        tried = _least_offloaded(job) if recompute == OFFLOAD else _recomputed(job, recompute)
         if tried is not None and not missing_module(tried.model, tried.training) and _fits(tried):
             return tried
     raise SkippedRowError(
         "the source does not give recompute, and not even with all of it does the job fit into memory"
     )
-
-
-def _ways(job: Job) -> Iterator[tuple[str, Job]]:
-    """What is run again, and the job with its gradients in the type that goes with it."""
-    ways = job.stack.recipes.recompute
-    for at, way in enumerate(ways):
-        if way != NARROWER:
-            yield way, job
-        elif job.shard().has_wide_gradients:
-            job = replace(job, training=replace(job.training, gradients="compute"))
-            yield from ((before, job) for before in ways[:at])
 
 
 def _least_offloaded(job: Job) -> Job | None:

@@ -34,7 +34,7 @@ def flash(shard: Shard) -> Piece:
         name="attention",
         kind="core",
         forward=context.attention(shard, _kernel(shard, "fwd")),
-        backward=context.attention(shard, _kernel(shard, "bwd")),
+        backward=(*context.attention(shard, _kernel(shard, "bwd")), *_sinks(shard)),
         saved_bytes=_qkv_bytes(shard) + statistics + (output if shard.exchanges_heads else 0.0),
         output_bytes=output,
     )
@@ -88,6 +88,13 @@ def _kernel(shard: Shard, direction: Direction) -> Attention:
         kernel=shard.stack.flash_kernel,
         value_dim=shard.model.value_dim,
     )
+
+
+def _sinks(shard: Shard) -> tuple[Work, ...]:
+    """What the gradients of sinks take beside the kernel, where it does not find them on the way."""
+    if not shard.model.sinks:
+        return ()
+    return kernel_work(shard, shard.kernels.sinks, shard.tokens * shard.core_heads, shard.model.value_head_dim, "bwd")
 
 
 def _scores(shard: Shard, columns: int, layout: Layout) -> Work:

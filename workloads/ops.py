@@ -133,6 +133,7 @@ class Traffic(NamedTuple):
     share: float  # of the memory rate that streaming kernels reach
     kernels: float  # that it takes, one after the other
     row_clocks: float  # that one SM spends on a row at least
+    each: float  # further ones, for each group of rows
     lengths: frozenset[int]  # of rows with a kernel of their own; empty: all
     other_per_clock: float  # per_clock of the kernel for all other lengths
     turned: float  # of the bytes, those of a transposed copy in 8 bits
@@ -155,6 +156,7 @@ def traffic_table() -> dict[tuple[str, str], Traffic]:
             share=row.get("share", 1.0),
             kernels=row.get("kernels", 1.0),
             row_clocks=row.get("row_clocks", 0.0),
+            each=row.get("each", 0.0),
             lengths=frozenset(kernel.get("lengths", ())),
             other_per_clock=row.get("other_per_clock", STREAMING_PER_CLOCK),
             turned=kernel.get("turned", 0.0),
@@ -170,7 +172,8 @@ class Pointwise:
     """A kernel bound by memory traffic over a [rows, cols] tensor: activations, norms, softmax, optimizer.
 
     `op` is the table's name of the kernel (`gelu`, `rms_norm`, `adamw_fused`, ...); what it reads and
-    writes for each element stands in `pointwise.toml`.
+    writes for each element stands in `pointwise.toml`. Where the rows are in `groups`, of experts, some of its kernels
+    run for each of them.
     """
 
     op: str
@@ -178,6 +181,7 @@ class Pointwise:
     cols: int
     dtype: str
     direction: Direction = "fwd"
+    groups: int = field(default=1, repr=False)
 
     @property
     def elements(self) -> float:
@@ -210,7 +214,12 @@ class Pointwise:
     @property
     def kernels(self) -> float:
         """That it takes, one after the other."""
-        return traffic_table()[self.op, self.direction].kernels
+        return traffic_table()[self.op, self.direction].kernels + self.kernels_of_groups
+
+    @property
+    def kernels_of_groups(self) -> float:
+        """Of its kernels, those that run for each group of rows."""
+        return self.groups * traffic_table()[self.op, self.direction].each
 
     @property
     def turned_bytes(self) -> float:

@@ -37,6 +37,7 @@ class Kernels:
     latent_queries: tuple[str, ...] = ()
     latent_keys: tuple[str, ...] = ()
     gated_routed: tuple[str, ...] = ()  # in its place, of experts; none: as `gated`
+    sinks: tuple[str, ...] = ()  # backward, beside fused attention: over its output, for the gradients of sinks
     clamp: tuple[str, ...] = ()  # in front of a gated activation that is clamped, where it is no part of that kernel
     loss_split: tuple[str, ...] = ()  # over logits split by tensor parallelism, where that takes other kernels
     cast: tuple[str, ...] = ("cast",)  # of an input under torch.autocast, where no other kernel does it on the way
@@ -155,6 +156,7 @@ class Host:
     __pydantic_config__: ClassVar = STRICT
 
     launch_s: Mapping[str, float]  # by execution: to get one kernel of a block launched, with all calls around it
+    backward: Annotated[float, Gt(0)] = 1.0  # what that comes to in the backward pass, relative to the forward one
     # Likewise for a collective or message inside a block
     message_s: Mapping[str, Annotated[float, Ge(0)]] = field(default_factory=lambda: dict.fromkeys(EXECUTIONS, 2e-5))
     # By kind of recomputation, eager: further, of each kernel that is run again, in both passes together
@@ -165,6 +167,7 @@ class Host:
     # For each GEMM over groups of rows further: routing and dispatch; and for each expert of the rank, hooks of weights
     group_s: Annotated[float, Ge(0)] = 0.0
     expert_s: Annotated[float, Ge(0)] = 0.0
+    op_s: Annotated[float, Ge(0)] = 0.0  # for each kernel of each expert that nothing but PyTorch launches: biases
     # For each block of keys and values that comes around a ring of context parallelism, in one pass
     ring_s: Annotated[float, Ge(0)] = 0.0
     step_s: Annotated[float, Ge(0)] = 0.0
@@ -173,15 +176,18 @@ class Host:
     spread: Annotated[float, Ge(0)] = 0.2  # of log(measured / predicted): hosts differ, and their load
     # How far the host keeps its lead over the GPU: within a segment, or through a step that never makes it wait
     ahead: Literal["segment", "step"] = "segment"
+    waits_for_stages: bool = False  # not through one with messages between stages that have one chunk of layers each
     reads_counts: bool = False  # the host waits for the numbers of rows that an exchange between experts' ranks has
     reads_lengths: bool = (
         False  # it waits for the longest sequence of a batch, in front of each forward attention kernel
     )
+    reads_gates: bool = False  # it waits in front of the forward activation of experts, where that clamps
     read_s: Annotated[float, Ge(0)] = 0.0  # until the next launch, once the host has waited
     loss_s: Annotated[float, Ge(0)] = 0.0  # likewise where it reads the loss of every micro-batch; 0: it does not
     blocking: bool = False  # CUDA_LAUNCH_BLOCKING=1: every launch waits for the kernel
     synchronise_s: Annotated[float, Ge(0)] = 0.0  # gap that a blocking launch leaves
     pace: Annotated[float, Gt(0)] = 1.0  # time that all of this takes, relative to what is given: whose cores they are
+    own_pace: Annotated[float, Gt(0)] | None = None  # of jobs that have their nodes to themselves; none: as any other
 
     def paced(self, pace: float) -> "Host":
         """What all of it costs at a pace."""
@@ -201,13 +207,13 @@ class Recipes:
 
     __pydantic_config__: ClassVar = STRICT
 
+    stack: str = ""  # that they run on; none: this one
     # What is run again: tried in this order, the first one that fits. `offload:N` with the smallest N that fits, where
-    # that is faster than `full`; from `gradients` on with gradients of 16 bits, and what stands before it once more.
+    # that is faster than `full`.
     recompute: tuple[str, ...] = ("none", "selective", "full")
     interleaves: bool = False  # one layer to each chunk of a pipeline
     # Where CUDA graphs are taken, if the stack has them: wherever it runs, or in racks of one NVLink domain
     graphs: Literal["all", "racks"] = "all"
-    host_pace: Annotated[float, Gt(0)] | None = None  # of nodes that are tuned; none: as the stack has it
     deduplicated_from: date | None = None  # from when on a row goes once to a rank, where experts stay within a rack
 
 
@@ -234,6 +240,7 @@ class Stack:
     recomputed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # with full recomputation
     unfused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # with unfused attention
     spread: Annotated[float, Ge(0)] = 0.08  # of log(measured / predicted) for what this description leaves out
+    library: str = ""  # of GEMMs, where its release is known and matters: `cublas-12.1`
     keeps_gathered: bool = False  # with sequence parallelism, gathered inputs are kept and not gathered again
     # With sequence parallelism, casts come before all-gathers, but those with a scale for each row
     gathers_narrow_inputs: bool = False

@@ -26,8 +26,7 @@ class Shape:
     experts: of every MLP, 0 for one dense MLP; then a Qwen3 MoE, whose queries and keys are normalised head by head.
     topk: experts that a token goes to.
     ffn: width of the MLP, or of one expert.
-    latent: model of the catalogue that it is, in as many layers; then a DeepSeek-V2, and a file of cases gives no
-        other size.
+    model: of the catalogue that it is, in as many layers: a DeepSeek or a GPT-OSS. A file of cases gives no other size.
     """
 
     layers: int
@@ -38,12 +37,22 @@ class Shape:
     vocab: int = VOCAB
     experts: int = 0
     topk: int = 0
-    latent: str = ""
+    model: str = ""
 
     @property
     def catalogued(self) -> Model:
-        """With latent attention: the model of the catalogue in as many layers."""
-        return replace(model(self.latent), layers=self.layers)
+        """The model of the catalogue in as many layers, where it is one."""
+        return replace(model(self.model), layers=self.layers)
+
+    @property
+    def latent(self) -> bool:
+        """Whether it is a DeepSeek, with latent attention."""
+        return bool(self.model and self.catalogued.kv_rank)
+
+    @property
+    def sinks(self) -> bool:
+        """Whether it is a GPT-OSS: biases, clamped activations, windows, sinks."""
+        return bool(self.model and self.catalogued.sinks)
 
     @property
     def head_dim(self) -> int:
@@ -53,7 +62,7 @@ class Shape:
     @property
     def parameters(self) -> int:
         """Weights, norms and both embeddings included."""
-        if self.latent:
+        if self.model:
             return self.catalogued.parameters
         attention = 2 * self.hidden * (self.hidden + self.kv_heads * self.head_dim)
         mlp = 3 * self.hidden * self.ffn * max(1, self.experts)
@@ -170,9 +179,9 @@ def parsed(document: Mapping[str, Any]) -> Cases:
 
 def _catalogued_sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Those that a shape has from its model of the catalogue, where it names one."""
-    if "latent" not in fields:
+    if "model" not in fields:
         return {}
-    found = model(fields["latent"])
+    found = model(fields["model"])
     return {size: getattr(found, size) for size in ("hidden", "ffn", "heads", "kv_heads", "vocab", "experts", "topk")}
 
 
@@ -195,8 +204,9 @@ def _checks(case: Case, shapes: Mapping[str, Shape]) -> dict[str, bool]:
     }
 
 
-def _titan(case: Case, _: Mapping[str, Shape]) -> dict[str, bool]:
+def _titan(case: Case, shapes: Mapping[str, Shape]) -> dict[str, bool]:
     return {
+        f"{case.shape} is trained by Megatron-Core alone": case.shape not in shapes or not shapes[case.shape].sinks,
         "ddp goes with fsdp alone in TorchTitan": case.ddp in (1, case.gpus // case.fsdp),
         "overlap is a choice with Megatron-Core alone": not case.overlap,
         f"ep {case.ep} does not divide fsdp x tp = {case.fsdp * case.tp}": case.fsdp * case.tp % case.ep == 0,

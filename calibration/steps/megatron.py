@@ -23,6 +23,7 @@ from megatron.core.distributed import (  # type: ignore[import-not-found,unused-
     DistributedDataParallelConfig,
     finalize_model_grads,
 )
+from megatron.core.fusions.fused_bias_geglu import quick_gelu  # type: ignore[import-not-found,unused-ignore]
 from megatron.core.models.gpt import GPTModel  # type: ignore[import-not-found,unused-ignore]
 from megatron.core.models.gpt.gpt_layer_specs import (  # type: ignore[import-not-found,unused-ignore]
     get_gpt_decoder_block_spec,
@@ -63,6 +64,16 @@ from calibration.steps.log import ACTIVE, DATA, METRICS, RESERVED, TOKENS
 GIB = float(1 << 30)
 BATCHES = 4  # different ones, in turn
 Batch = dict[str, Any]
+# Of GPT-OSS; GPTModel reads them off the configuration, which has no fields for them.
+YARN = {
+    "yarn_rotary_scaling_factor": 32.0,
+    "yarn_original_max_position_embeddings": 4096,
+    "yarn_beta_fast": 32.0,
+    "yarn_beta_slow": 1.0,
+    "yarn_mscale": None,
+    "yarn_mscale_all_dim": None,
+    "yarn_correction_range_round_to_int": False,
+}
 
 
 def accumulate_fp32(inputs: Any, gradient: Any, into: Any) -> None:
@@ -75,9 +86,18 @@ layers._grad_accum_fusion_available = True
 
 
 def config_of(case: Case, shape: Shape) -> Any:
-    """A Llama, Mixtral or DeepSeek, with the fusions that Megatron-LM turns on by itself."""
+    """A Llama, Mixtral, DeepSeek or GPT-OSS, with the fusions that Megatron-LM turns on by itself."""
     made = MLATransformerConfig if shape.latent else TransformerConfig
-    return made(
+    usual = _usual(case, shape) | _recompute(case) | _float8(case) | _experts(shape) | _latent(shape) | _clamped(shape)
+    config = made(**usual)
+    if shape.sinks:
+        for name, value in YARN.items():
+            setattr(config, name, value)
+    return config
+
+
+def _usual(case: Case, shape: Shape) -> dict[str, Any]:
+    return dict(  # noqa: C408 - reads as the call it is for
         num_layers=shape.layers,
         hidden_size=shape.hidden,
         ffn_hidden_size=shape.catalogued.dense_ffn if shape.latent else shape.ffn,
@@ -111,10 +131,6 @@ def config_of(case: Case, shape: Shape) -> Any:
         deallocate_pipeline_outputs=True,
         overlap_p2p_comm=False,
         batch_p2p_comm=True,
-        **_recompute(case),
-        **_float8(case),
-        **_experts(shape),
-        **_latent(shape),
     )
 
 
@@ -183,6 +199,26 @@ def _latent(shape: Shape) -> dict[str, Any]:
     }
 
 
+def _clamped(shape: Shape) -> dict[str, Any]:
+    """A GPT-OSS, as Megatron-Bridge has it (models/gpt_oss/gpt_oss_provider.py)."""
+    if not shape.sinks:
+        return {}
+    model = shape.catalogued
+    return {
+        "kv_channels": model.head_dim,
+        "add_bias_linear": True,
+        "add_qkv_bias": True,
+        "activation_func": quick_gelu,
+        "glu_linear_offset": 1.0,
+        "activation_func_clamp_value": 7.0,
+        "bias_dropout_fusion": False,
+        "window_size": (model.window, 0),
+        "window_attn_skip_freq": model.full_every,
+        "softmax_type": "learnable",
+        "attention_backend": AttnBackend.auto,
+    }
+
+
 class Training:
     """A model, its optimizer and its batches."""
 
@@ -203,7 +239,7 @@ class Training:
             pre_process=parallel_state.is_pipeline_first_stage(),
             post_process=parallel_state.is_pipeline_last_stage(),
             share_embeddings_and_output_weights=False,
-            position_embedding_type="rope",
+            position_embedding_type="yarn" if self.shape.sinks else "rope",
             rotary_base=500000,
         )
         replicated = DistributedDataParallel(

@@ -16,6 +16,12 @@ COLUMNS = tuple(HEADER.split(","))
 RECOMPUTE = {"none": "none", "op": "selective-op-alternate", "full": "full"}
 OUT_OF_MEMORY = "OutOfMemoryError"
 SHIPPED = "calibration/steps/cases.toml"
+TITLES = {
+    "deepseek-v2-lite": "DeepSeek-V2",
+    "deepseek-v2": "DeepSeek-V2",
+    "deepseek-v3": "DeepSeek-V3",
+    "gpt-oss-20b": "GPT-OSS",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,15 +117,14 @@ def _model(case: Case, shape: Shape) -> dict[str, object]:
         "vocab": shape.vocab,
         "experts": shape.experts or "",
         "topk": shape.topk or "",
-        "qk_norm": "yes" if shape.experts and not shape.latent else "",
+        "qk_norm": "yes" if shape.experts and not shape.model else "",
         "seq_len": case.seq_len,
     }
 
 
 def _title(shape: Shape) -> str:
     experts = "Mixtral" if chosen().framework == MEGATRON else "Qwen3 MoE"
-    latent = "DeepSeek-V3" if shape.latent == "deepseek-v3" else "DeepSeek-V2"
-    return latent if shape.latent else experts if shape.experts else "Llama"
+    return TITLES.get(shape.model, experts if shape.experts else "Llama")
 
 
 def _how(case: Case, shape: Shape) -> dict[str, object]:

@@ -300,7 +300,7 @@ def test_cases_of_megatron_are_named_once_and_cover_what_it_is_run_for() -> None
     assert {case.tp for case in cases} == {case.pp for case in cases} == {case.cp for case in cases} == {1, 2}
     assert {case.float8 for case in cases} == {"", "tensorwise", "delayed"}
     assert {case.recompute for case in cases} == {"none", "full", "selective:mla_up_proj"}
-    assert {MEGATRON.shapes[case.shape].latent for case in cases} >= {"deepseek-v2", "deepseek-v3"}
+    assert {MEGATRON.shapes[case.shape].model for case in cases} >= {"deepseek-v2", "deepseek-v3", "gpt-oss-20b"}
     assert any(case.ep > 1 for case in cases)
 
 

@@ -1,5 +1,7 @@
 """A host that keeps its lead over the GPU through a step, by hand and in whole steps."""
 
+from dataclasses import replace
+
 import pytest
 
 from sim.ahead import task_seconds
@@ -49,6 +51,16 @@ def test_a_host_that_reads_has_lost_its_lead():
     """The launch behind the reading is waited for as well."""
     assert seconds([(4, 1), (4, 1), (1, 3)], counted=1) == [4, 5, 3]
     assert seconds([(4, 1), (4, 1), (1, 3)]) == [4, 4, 1]
+
+
+def test_a_host_that_has_to_know_the_rows_of_experts_or_waits_for_stages_is_not_ahead():
+    """Neither are the hosts of stages that have one chunk of layers each, where those wait."""
+    dense, routed = (make_job(model, "megatron-bridge") for model in (LLAMA, replace(LLAMA, experts=4, topk=2)))
+    assert dense.runs_ahead
+    assert not routed.runs_ahead
+    assert not make_job(LLAMA, "megatron-bridge", pp=2).runs_ahead
+    assert make_job(LLAMA, "torchtitan", pp=2).runs_ahead
+    assert not make_job(LLAMA, "megatron-core").runs_ahead
 
 
 @pytest.mark.parametrize("layout", [{}, {"dp": 2, "zero": 3}, {"pp": 2}, {"tp": 2, "sequence_parallel": True}], ids=str)

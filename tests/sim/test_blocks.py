@@ -219,6 +219,23 @@ def test_kernels_that_are_run_again_cost_the_host_more():
     assert times == [1.0, 1.0, 1.5, 1.0]
 
 
+def test_python_launches_the_forward_pass_and_autograd_the_backward_one_by_hand():
+    """Two kernels at 1 s each, and at 0.4 of that backward; messages cost the same."""
+    host = Host(launch_s={"eager": 1.0}, message_s={"eager": 0.5}, backward=0.4)
+    made = [replace(block((kernel(1), kernel(1), message(1))), phase=phase) for phase in ("forward", "backward")]
+    way = Launches(costs=host, execution="eager", recompute="full")
+    times = [play_block(each, {w.op: 0.0 for w in each.work}, way, 1.0).seconds for each in made]
+    assert times == pytest.approx([2.5, 1.3])
+
+
+def test_kernels_for_each_expert_are_launched_one_by_one_by_hand():
+    """Two further ones forward and seven backward for each of four experts, at 0.1 s."""
+    forward = Pointwise(op="row_bias_fp32", rows=8, cols=8, dtype="bf16", groups=4)
+    works = (forward, replace(forward, direction="bwd"))
+    way = Launches(costs=Host(launch_s={"eager": 1.0}, op_s=0.1), execution="eager", recompute="none")
+    assert [way.kernel_s(block((Work(op),)), op) for op in works] == pytest.approx([1.8, 3.8])
+
+
 def test_a_compiler_has_decided_what_is_run_again():
     host = Host(launch_s={"eager": 1.0, "compile": 1.0}, again_s={"full": 0.5})
     made = replace(block((kernel(0.001),)), phase="recompute")

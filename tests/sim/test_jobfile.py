@@ -1,13 +1,15 @@
 """Job files: defaults, settings, and every fault in one go."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from hardware.descriptor import DescriptorError
+from sim.catalog import stack
 from sim.jobfile import overridden, read_document, read_job, resolved
 from sim.jobtables import LayoutTable, TrainingTable, keys
+from tests.conftest import GPT, make_job
 from workloads.errors import WorkloadError
 from workloads.layout import Layout, Training
 
@@ -177,12 +179,20 @@ def test_an_execution_that_the_stack_has_not_is_refused(path: Path):
 def test_the_pace_of_a_host_is_a_jobs_own_or_its_stacks(path: Path):
     """NeMo's hosts run at 0.73 of what was measured for Megatron-Core's layers."""
     assert read_job(path, ["stack.host_pace=2"]).host.launch_s["eager"] == 2 * read_job(path).host.launch_s["eager"]
-    given, measured = (read_job(path, [f"stack.name={name}"]) for name in ("nemo", "megatron-core"))
-    assert given.host.launch_s["eager"] == pytest.approx(0.73 * measured.host.launch_s["eager"])
+    given = read_job(path, ["stack.name=nemo"])
+    assert given.host.launch_s["eager"] == pytest.approx(0.73 * stack("nemo").host.launch_s["eager"])
     assert resolved(given)["stack"]["host_pace"] == 0.73
     for pace in ("0", "-1", "fast"):
         with pytest.raises(DescriptorError, match="host_pace"):
             read_job(path, [f"stack.host_pace={pace}"])
+
+
+@pytest.mark.parametrize(("dp", "pace"), [(8, 0.73), (1, 1.0)])
+def test_a_job_that_fills_its_nodes_has_their_cores_to_itself(dp: int, pace: float):
+    job = make_job(GPT, "megatron-core", dp=dp)
+    assert job.cluster.gpus_per_node == 8
+    assert job.pace == pace
+    assert replace(job, host_pace=2.0).pace == 2.0
 
 
 def test_a_step_too_long_to_play_is_refused(path: Path):

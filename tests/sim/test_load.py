@@ -8,20 +8,23 @@ import numpy as np
 import pytest
 
 from calibration.cost import power
+from calibration.cost.physics import Physics
 from calibration.table import read_table
 from hardware import catalog
+from sim.catalog import model
 from sim.jobfile import read_job
 from sim.load import slowed
 from sim.price import Price
 from sim.step import simulate
-from tests.conftest import make_job
+from tests.conftest import cluster, make_job
 from workloads.build import build
 from workloads.graph import leaf_ops
-from workloads.ops import Collective
+from workloads.ops import Collective, Gemm
 
 H200 = catalog.device("h200-sxm")
 BETWEEN = Path(__file__).parents[2] / "calibration/profiles/h200-sxm/torch-2.11-cu130/between.csv"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "llama-3.1-8b-fsdp.toml"
+LONG = {"seq_len": 2048, "micro_batch": 8, "global_batch": 64, "precision": "bf16"}
 HOT, COOL = np.array(1.44), np.array(0.5)
 
 
@@ -85,3 +88,16 @@ def lost(notes: str, message_s: float) -> tuple[float, float]:
     assert found
     gemm_s, alone_s, between_s = map(float, found.groups())
     return between_s / gemm_s - 1.0, message_s / alone_s - 1.0
+
+
+def test_gemms_of_an_earlier_library_are_slower_and_draw_less():
+    """cuBLAS 12.1 on an H200: 1.10 times as long in bursts and 1.05 times under load, where 13.0 loses more clock."""
+    job = make_job(model("llama-2-7b"), "llm-foundry", machine=catalog.cluster("hgx-h200", 1), training=LONG, dp=8)
+    today, then = (replace(job, stack=replace(job.stack, library=release)) for release in ("", "cublas-12.1"))
+    gemm = Gemm(m=16384, n=8192, k=8192, dtype="bf16", out_dtype="bf16")
+    burst = [float(Physics().price([gemm], job.machine.device).seconds[0]) for job in (today, then)]
+    assert burst[1] / burst[0] == pytest.approx(1.1, abs=0.02)
+    steps = [simulate(job, Physics()) for job in (today, then)]
+    assert steps[0].load.clock < steps[1].load.clock < 1.0
+    assert steps[1].step_s / steps[0].step_s == pytest.approx(1.05, abs=0.02)
+    assert replace(then, cluster=cluster(8)).machine == cluster(8)  # of an A100, where nothing is known of it

@@ -264,9 +264,9 @@ def test_small_modules_are_tried_before_whole_layers_where_the_model_has_them():
     """The up-projections of latent attention are run again."""
     assert described(ROW | DEEPSEEK).assumed == (
         "recompute = selective:mla_up_proj",
+        "stack = megatron-bridge",
         "mtp_layers = 1",
         "chunk_layers = 4x15 1",
-        "host_pace = 0.73",
     )
 
 
@@ -314,21 +314,27 @@ def test_within_a_rack_rows_are_sent_once_since_recipes_have_it(cells, mode):
 
 
 @pytest.mark.parametrize(
-    ("cells", "execution", "pace"),
+    ("cells", "execution", "name"),
     [
-        (DEEPSEEK, "", 0.73),
-        (DEEPSEEK | RACK, "graph", 0.73),
-        (DEEPSEEK | {"model": "DeepSeekV3 (tokendrop)"}, "graph", 0.73),
-        (DEEPSEEK | RACK | {"execution": "eager", "host_pace": "2"}, "eager", 2.0),
-        (DEEPSEEK | RACK | {"recompute": "none", "missing_inputs": ""}, "", None),
+        (DEEPSEEK, "", "megatron-bridge"),
+        (DEEPSEEK | {"date": "2026-02"}, "", "megatron-bridge"),
+        (DEEPSEEK | RACK, "graph", "megatron-bridge"),
+        (DEEPSEEK | {"model": "DeepSeekV3 (tokendrop)"}, "graph", "megatron-bridge"),
+        (DEEPSEEK | RACK | {"execution": "eager"}, "eager", "megatron-bridge"),
+        (DEEPSEEK | RACK | {"recompute": "none", "missing_inputs": ""}, "", "megatron-core"),
     ],
 )
-def test_a_recipe_that_is_not_given_is_taken_as_tuned_on_its_machine(cells, execution, pace):
-    """Graphs with the slow hosts of a rack, and where the shapes of experts are fixed; ranks bound to their cores."""
+def test_a_recipe_that_is_not_given_is_taken_as_tuned_on_its_machine(cells, execution, name):
+    """Graphs with the slow hosts of a rack, and where the shapes of experts are fixed; nothing that reads the loss."""
     found = described(ROW | cells)
-    assert (found.job.execution, found.job.host_pace) == (execution, pace)
-    assert ("host_pace = 0.73" in found.assumed) == (pace == 0.73)
+    assert (found.job.execution, found.job.stack.name) == (execution, name)
+    assert ("stack = megatron-bridge" in found.assumed) == (name == "megatron-bridge")
     assert ("execution = graph" in found.assumed) == (execution == "graph")
+
+
+def test_words_on_overlap_hold_for_the_stack_of_a_recipe_too():
+    assert not job(**DEEPSEEK, overlap="no DP overlap").stack.overlap.parameters
+    assert job(**DEEPSEEK).stack.overlap.parameters
 
 
 def test_a_row_may_say_how_experts_get_their_rows():
@@ -398,9 +404,9 @@ def test_layers_that_do_not_come_out_even_are_said_unless_the_source_says_how():
 
 def test_recomputation_that_a_source_leaves_open_is_the_least_that_fits():
     roomy, tight = described(ROW | LARGE | {"gpus": "64", "zero": "1"}), described(ROW | LARGE | {"device": "h200-sxm"})
-    assert roomy.assumed == tight.assumed == ("recompute = none", "host_pace = 0.73")
+    assert roomy.assumed == tight.assumed == ("recompute = none", "stack = megatron-bridge")
     fuller = described(ROW | LARGE | {"gpus": "64", "zero": "1", "micro_batch": "2", "seq_len": "32768"})
-    assert fuller.assumed == ("recompute = full", "gradients = compute", "host_pace = 0.73")
+    assert fuller.assumed == ("recompute = full", "stack = megatron-bridge")
     assert fuller.job.training.recompute == "full"
     assert peak_memory(fuller.job.shard(), fuller.job.cluster.device.memory_bytes).fits
 
@@ -507,9 +513,9 @@ SPARSE = {
 }
 
 
-def test_gradients_are_narrowed_before_whole_layers_are_run_again():
+def test_small_modules_are_run_again_before_whole_layers_and_gradients_of_recipes_are_narrow():
     found = described(ROW | SPARSE)
-    assert found.assumed == ("recompute = selective:moe_act", "gradients = compute", "host_pace = 0.73")
+    assert found.assumed == ("recompute = selective:moe_act", "stack = megatron-bridge")
     memory = found.job.cluster.device.memory_bytes
     assert peak_memory(found.job.shard(), memory).fits
     wide = replace(found.job, training=replace(found.job.training, gradients="fp32"))
@@ -518,17 +524,10 @@ def test_gradients_are_narrowed_before_whole_layers_are_run_again():
     assert not peak_memory(less.shard(), memory).fits
 
 
-def test_gradients_that_are_narrow_already_are_no_assumption():
-    assert described(ROW | SPARSE | {"precision": "mxfp8", "micro_batch": "20"}).assumed == (
-        "recompute = full",
-        "host_pace = 0.73",
-    )
-
-
 def test_a_row_may_say_the_type_of_its_gradients():
-    said = described(ROW | SPARSE | {"gradients": "compute"})
-    assert said.job.training.gradients == "compute"
-    assert said.assumed == ("recompute = selective:moe_act", "host_pace = 0.73")
+    said = described(ROW | SPARSE | {"gradients": "fp32"})
+    assert said.job.shard().gradient_dtype == "fp32"
+    assert said.assumed == ("recompute = full", "stack = megatron-bridge")
     assert "training.gradients: no type 'int8'" in reason(gradients="int8")
 
 

@@ -89,7 +89,8 @@ def test_megatron_adds_the_last_bias_in_kernels_of_its_own_and_the_first_in_its_
     found = pieces(OSS, ep=4, dp=4)
     assert "experts up bias" not in found
     bias = found["experts down bias"]
-    assert kernels(bias) == ["row_bias"]
+    assert kernels(bias) == ["row_bias_fp32"]
+    assert {work.op.groups for work in (*bias.forward, *bias.backward)} == {OSS.experts // 4}
     assert {(work.op.rows, work.op.cols) for work in (*bias.forward, *bias.backward)} == {(TOKENS * 2, 64)}
     assert bias.saved_bytes == 0
 
@@ -103,7 +104,7 @@ def test_other_stacks_add_a_bias_behind_each_product():
 def test_a_model_without_them_has_none_of_these_kernels():
     runs = [work.op for piece in pieces(PLAIN).values() for work in (*piece.forward, *piece.backward)]
     names = {op.op for op in runs if isinstance(op, Pointwise)}
-    assert names.isdisjoint({"row_bias", "bias_add", "clamp_halves", "rope_eager"})
+    assert names.isdisjoint({"row_bias_fp32", "bias_add", "clamp_halves", "rope_eager", "sink_gradient"})
 
 
 def test_clamps_are_kernels_in_front_of_the_activation_and_keep_their_input():
@@ -113,6 +114,19 @@ def test_clamps_are_kernels_in_front_of_the_activation_and_keep_their_input():
     assert kernels(found["experts gate"]) == kernels(pieces(PLAIN)["experts activation"]) == ["weighted_swiglu"]
     rows = TOKENS * 2 * 2 * 64 * 2
     assert kept(replace(OSS, sinks=False), "none") - kept(replace(OSS, clamped=False), "none") == rows
+
+
+def test_the_host_waits_in_front_of_a_clamped_activation_going_forward():
+    """For a number that is copied to the GPU."""
+    found = pieces(OSS)["experts gate"]
+    assert ([work.counted for work in found.forward], [work.counted for work in found.backward]) == ([True], [False])
+    plain = pieces(PLAIN)["experts activation"]
+    assert not any(work.counted for work in plain.forward)
+
+
+def test_gradients_of_sinks_take_a_kernel_for_the_rows_of_all_heads():
+    ops = [work.op for work in pieces(OSS)["attention"].backward if isinstance(work.op, Pointwise)]
+    assert [(op.op, op.rows, op.direction) for op in ops] == [("sink_gradient", TOKENS * OSS.heads, "bwd")]
 
 
 def test_activations_that_are_run_again_keep_the_input_of_the_clamps_alone():

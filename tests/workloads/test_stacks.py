@@ -10,7 +10,6 @@ import pytest
 from hardware import catalog as hardware
 from hardware.descriptor import DescriptorError, read_toml
 from sim.catalog import STACKS, stack, stacks
-from sim.usual import NARROWER
 from tests.conftest import GPT, LLAMA, make_job
 from workloads.build import build
 from workloads.graph import leaf_ops, verify
@@ -27,14 +26,17 @@ FAMILIES = {
 }
 
 
+# Inputs are cast the same way in both passes; metrics have no backward pass, gradients of sinks no forward one.
+ONE_WAY = {"quantise": ("fwd",), "metrics": ("fwd",), "sinks": ("bwd",)}
+
+
 def kernels_of(found: Stack) -> set[tuple[str, str]]:
     """(kernel, direction) of all kernels that a stack names."""
     used = set()
     for execution, recomputed, unfused in product(found.host.launch_s, (False, True), (False, True)):
         kernels = found.kernels_for(execution, recomputed=recomputed, unfused=unfused)
         for field in fields(Kernels):
-            # Inputs are cast the same way in both passes; metrics have no backward pass.
-            directions = ("fwd",) if field.name in ("quantise", "metrics") else ("fwd", "bwd")
+            directions = ONE_WAY.get(field.name, ("fwd", "bwd"))
             used |= {(kernel, way) for kernel in getattr(kernels, field.name) or () for way in directions}
     return used | {(kernel, "fwd") for field in fields(Optimizer) for kernel in getattr(found.optimizer, field.name)}
 
@@ -98,7 +100,7 @@ def test_a_stack_says_what_it_is_and_where_that_comes_from(name):
 
 @every_stack
 def test_what_it_tries_is_recomputation_that_there_is_and_ends_with_all_of_it(name):
-    tried = [each for each in stack(name).recipes.recompute if each != NARROWER]
+    tried = stack(name).recipes.recompute
     assert [fault for each in tried if (fault := recompute_fault(each.replace(":N", ":1")))] == []
     assert tried[-1] == "full"
 
@@ -106,6 +108,12 @@ def test_what_it_tries_is_recomputation_that_there_is_and_ends_with_all_of_it(na
 @every_stack
 def test_what_it_cannot_offload_it_does_not_try_to(name):
     assert stack(name).offloads or "offload:N" not in stack(name).recipes.recompute
+
+
+@every_stack
+def test_recipes_run_on_a_stack_that_there_is_and_that_has_no_other(name):
+    found = stack(name).recipes.stack
+    assert not found or (found in stacks() and stack(found).recipes.stack in ("", found))
 
 
 @every_stack
