@@ -93,7 +93,8 @@ class Job:
             execution=self.execution or self.stack.execution,
             attention=self.attention or self.stack.attention,
         )
-        if faults := [*self._size_faults(), *self._mtp_faults(), *self._recompute_faults(), *stack_faults(shard)]:
+        own = (*self._size_faults(), *self._mtp_faults(), *self._recompute_faults(), *self._library_faults())
+        if faults := [*own, *stack_faults(shard)]:
             raise WorkloadError("job", faults)
         return shard
 
@@ -113,6 +114,13 @@ class Job:
         recompute = self.training.recompute
         for fault in self._offload_faults() if self.training.offloaded_layers else ():
             yield f"training.recompute = {recompute!r}: {fault}"
+
+    def _library_faults(self) -> Iterator[str]:
+        """Where releases of libraries are told apart, one that is not among them is a slip of the pen."""
+        known, release = self.cluster.device.architecture.libraries, self.stack.library
+        if release and known and release not in known:
+            kind = f"library of {self.cluster.device.architecture.name}"
+            yield f"{self.stack.name}: {unknown(kind, release, known)}, and none for that of its measurements"
 
     def _offload_faults(self) -> Iterator[str]:
         """Why stack and device offload nothing."""

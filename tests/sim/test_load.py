@@ -18,6 +18,7 @@ from sim.price import Price
 from sim.step import simulate
 from tests.conftest import cluster, make_job
 from workloads.build import build
+from workloads.errors import WorkloadError
 from workloads.graph import leaf_ops
 from workloads.ops import Collective, Gemm
 
@@ -101,3 +102,9 @@ def test_gemms_of_an_earlier_library_are_slower_and_draw_less():
     assert steps[0].load.clock < steps[1].load.clock < 1.0
     assert steps[1].step_s / steps[0].step_s == pytest.approx(1.05, abs=0.02)
     assert replace(then, cluster=cluster(8)).machine == cluster(8)  # of an A100, where nothing is known of it
+
+
+def test_a_library_that_is_not_told_apart_is_refused():
+    job = make_job(model("llama-2-7b"), "llm-foundry", machine=catalog.cluster("hgx-h200", 1), training=LONG, dp=8)
+    with pytest.raises(WorkloadError, match=r"no library of hopper 'cublas-9'.* known: cublas-11.11, cublas-12.1"):
+        replace(job, stack=replace(job.stack, library="cublas-9")).shard()
