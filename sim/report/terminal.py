@@ -100,7 +100,7 @@ def _header(result: Result) -> RenderableType:
     software = f"{job.stack.name}, {shard.execution}, {shard.attention} attention, {training.optimizer}"
     reduced = "" if training.gradients == "auto" else f", gradients reduced in {shard.reduced_dtype}"
     precision = f"{training.precision}{reduced}, recompute {training.recompute}"
-    pace = "" if job.host_pace is None else f", host x {job.host_pace:g}"
+    pace = "" if job.pace == 1.0 else f", host x {job.pace:g}"
     rows: dict[str, RenderableType] = {
         "Model": Text(name, "bold"),
         "Cluster": machine + used,
