@@ -18,8 +18,6 @@ Count = Annotated[int, Gt(0)]
 
 # Read by the descriptor reader: a misspelt key, a NaN or an infinity in a file is a fault.
 STRICT: Mapping[str, object] = {"extra": "forbid", "allow_inf_nan": False}
-
-
 SIXTEEN_BITS = ("fp16", "bf16")
 
 
@@ -91,8 +89,8 @@ class Architecture:
     libraries: Mapping[str, Share] = field(default_factory=dict)
 
     def with_library(self, release: str) -> "Architecture":
-        """With GEMMs of a release of the library; as it is where nothing is known of that one."""
-        share = self.libraries.get(release, 1.0)
+        """With GEMMs of a release that is among its `libraries`."""
+        share = self.libraries[release]
         slower = {dtype: rate * (share if dtype in SIXTEEN_BITS else 1.0) for dtype, rate in self.tensor_share.items()}
         return replace(self, tensor_share=slower)
 

@@ -138,7 +138,8 @@ def _assumed(row: Row, stated: Job, job: Job, open_inputs: frozenset[str]) -> It
         yield f"zero = {job.layout.zero}"
     if "recompute" in open_inputs:
         yield f"recompute = {job.training.recompute}"
-    if job.stack.name != (row["stack"] or job.stack.name) and (job.stack != _stack(row) or not _date(row)):
+    of_recipe = job.stack.name != _stack(row).name
+    if of_recipe or (not _date(row) and job.stack.name != (row["stack"] or job.stack.name)):
         yield f"stack = {job.stack.name}"
     for key in ("expert_mode", "vp"):
         if getattr(job.layout, key) != getattr(stated.layout, key):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from workloads.graph import Work
 from workloads.ops import Attention, Direction, Gemm, Layout
 from workloads.parallelism import context
-from workloads.pieces import Piece, kernel_work
+from workloads.pieces import Piece, behind_wait, kernel_work
 from workloads.shard import Shard
 
 
@@ -19,8 +19,7 @@ def core(shard: Shard) -> Piece:
 
 def _read(shard: Shard, piece: Piece) -> Piece:
     """With its first kernel behind a wait for the GPU, where the stack reads the longest sequence of the batch."""
-    first, *rest = piece.forward
-    return replace(piece, forward=(first._replace(counted=shard.stack.host.reads_lengths), *rest))
+    return replace(piece, forward=behind_wait(piece.forward)) if shard.stack.host.reads_lengths else piece
 
 
 def flash(shard: Shard) -> Piece:

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from workloads.graph import Work
 from workloads.linear import added_up
-from workloads.ops import DTYPE_BYTES, Gemm, Layout, Pointwise
+from workloads.ops import DTYPE_BYTES, Gemm, Layout
 from workloads.parallelism import expert
-from workloads.pieces import Piece, kernel_work, pointwise
+from workloads.pieces import Piece, behind_wait, kernel_work, pointwise
 from workloads.quantisation import whole_casts
 from workloads.shard import Shard
 
@@ -42,29 +42,16 @@ def _activated(shard: Shard, columns: int) -> tuple[Piece, ...]:
     chain = [shard.kernels.clamp, kernels] if shard.model.clamped and shard.kernels.clamp else [kernels]
     names = ("experts activation", "experts gate")
     pieces = [pointwise(shard, name, each, _arrived(shard), columns) for name, each in zip(names, chain, strict=False)]
-    return (*pieces[:-1], _behind_wait(pieces[-1]) if len(pieces) > 1 and shard.stack.host.reads_gates else pieces[-1])
-
-
-def _behind_wait(piece: Piece) -> Piece:
-    """With its first kernel behind a wait for the GPU."""
-    first, *rest = piece.forward
-    return replace(piece, forward=(first._replace(counted=True), *rest))
+    if len(chain) > 1 and shard.stack.host.reads_gates:
+        pieces[-1] = replace(pieces[-1], forward=behind_wait(pieces[-1].forward))
+    return tuple(pieces)
 
 
 def _biased(shard: Shard, name: str, kernels: tuple[str, ...], columns: int) -> tuple[Piece, ...]:
     """A bias for the rows of each expert, where kernels of their own add it."""
     if shard.model.biases != "all" or not kernels:
         return ()
-    piece = pointwise(shard, name, kernels, _arrived(shard), columns)
-    return (replace(piece, forward=_by_expert(shard, piece.forward), backward=_by_expert(shard, piece.backward)),)
-
-
-def _by_expert(shard: Shard, works: tuple[Work, ...]) -> tuple[Work, ...]:
-    """Kernels over rows that are in groups."""
-    return tuple(
-        work._replace(op=replace(work.op, groups=shard.experts)) if isinstance(work.op, Pointwise) else work
-        for work in works
-    )
+    return (pointwise(shard, name, kernels, _arrived(shard), columns, groups=shard.experts),)
 
 
 def _arrived(shard: Shard) -> int:

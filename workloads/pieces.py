@@ -32,25 +32,42 @@ class Piece:
     output_bytes: float = 0.0
 
 
-def pointwise(shard: Shard, name: str, kernels: tuple[str, ...], rows: int, cols: int, dtype: str = "") -> Piece:
+def pointwise(
+    shard: Shard, name: str, kernels: tuple[str, ...], rows: int, cols: int, dtype: str = "", groups: int = 1
+) -> Piece:
     """A chain of memory-bound kernels over a [rows, cols] tensor, of the activations' type or another.
 
-    Those that the table has no backward direction of are not differentiated: they find indices.
+    Those that the table has no backward direction of are not differentiated: they find indices. Rows may be in groups.
     """
     differentiated = tuple(kernel for kernel in kernels[::-1] if (kernel, "bwd") in traffic_table())
     return Piece(
         name=name,
         kind="pointwise",
-        forward=kernel_work(shard, kernels, rows, cols, "fwd", dtype),
-        backward=kernel_work(shard, differentiated, rows, cols, "bwd", dtype),
+        forward=kernel_work(shard, kernels, rows, cols, "fwd", dtype, groups),
+        backward=kernel_work(shard, differentiated, rows, cols, "bwd", dtype, groups),
         saved_bytes=shard.saved_bytes(kernels, float(rows) * cols, dtype),
         output_bytes=rows * cols * DTYPE_BYTES[dtype or shard.precision.activation],
     )
 
 
 def kernel_work(
-    shard: Shard, kernels: tuple[str, ...], rows: int, cols: int, direction: Direction, dtype: str = ""
+    shard: Shard,
+    kernels: tuple[str, ...],
+    rows: int,
+    cols: int,
+    direction: Direction,
+    dtype: str = "",
+    groups: int = 1,
 ) -> tuple[Work, ...]:
     """One kernel after the other over the same tensor."""
     of = dtype or shard.precision.activation
-    return tuple(Work(Pointwise(op=kernel, rows=rows, cols=cols, dtype=of, direction=direction)) for kernel in kernels)
+    return tuple(
+        Work(Pointwise(op=kernel, rows=rows, cols=cols, dtype=of, direction=direction, groups=groups))
+        for kernel in kernels
+    )
+
+
+def behind_wait(works: tuple[Work, ...]) -> tuple[Work, ...]:
+    """With the first of them behind a wait of the host for the GPU."""
+    first, *rest = works
+    return (first._replace(counted=True), *rest)

@@ -9,7 +9,7 @@ from workloads import experts
 from workloads.attention import core
 from workloads.linear import linear
 from workloads.parallelism import context, tensor
-from workloads.pieces import Piece, kernel_work, pointwise
+from workloads.pieces import Piece, behind_wait, kernel_work, pointwise
 from workloads.shard import Shard
 
 SUM = "add"
@@ -202,7 +202,4 @@ def _loss(shard: Shard) -> Piece:
     piece = pointwise(shard, "loss", kernels, shard.tokens, vocab)
     metrics = kernel_work(shard, shard.kernels.metrics, shard.tokens, vocab, "fwd")
     found = tensor.loss(shard, replace(piece, forward=(*piece.forward, *metrics)))
-    if not shard.stack.host.loss_s:
-        return found
-    first, *rest = found.backward
-    return replace(found, backward=(first._replace(counted=True), *rest))
+    return replace(found, backward=behind_wait(found.backward)) if shard.stack.host.loss_s else found

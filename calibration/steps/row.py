@@ -124,7 +124,7 @@ def _model(case: Case, shape: Shape) -> dict[str, object]:
 
 def _title(shape: Shape) -> str:
     experts = "Mixtral" if chosen().framework == MEGATRON else "Qwen3 MoE"
-    return TITLES.get(shape.model, experts if shape.experts else "Llama")
+    return TITLES.get(shape.model, shape.model) or (experts if shape.experts else "Llama")
 
 
 def _how(case: Case, shape: Shape) -> dict[str, object]:
