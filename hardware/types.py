@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt, Le
 Positive = Annotated[float, Gt(0)]
 Share = Annotated[float, Gt(0), Le(1)]
 NonNegative = Annotated[float, Ge(0)]
+Part = Annotated[float, Ge(0), Le(1)]
 Count = Annotated[int, Gt(0)]
 
 # Read by the descriptor reader: a misspelt key, a NaN or an infinity in a file is a fault.
@@ -40,6 +41,7 @@ class Architecture:
         cta_s: prologue and epilogue of one output tile.
         split_s: added by splitting k over several SMs.
         tail_share: of the idle time in a last, partly filled wave, what kernels do lose (rest: stream-k).
+        addend_hidden: of the time to read the tile of C that a product is added to, what other tiles' main loops hide.
         narrow_per_clock: loads and stores of 4 bytes or fewer in an SM, where rows are no multiple of 16 bytes.
         turned_bytes_per_clock: into an SM's tensor cores, of an operand wider than 16 bits that does not lie along k.
         narrow_layouts: of 8-bit operands that tensor cores take; with "tn" both have to lie along k.
@@ -86,6 +88,7 @@ class Architecture:
     pointwise_spread: Positive
     attention_softmax: Mapping[str, tuple[NonNegative, NonNegative]] = field(default_factory=dict)
     split_accumulator_share: Share = 1.0
+    addend_hidden: Part = 0.0
     libraries: Mapping[str, Share] = field(default_factory=dict)
 
     def with_library(self, release: str) -> "Architecture":

@@ -4,7 +4,7 @@ Weights, gradients and optimizer states follow from the precision, the stack's s
 from what the pieces of a layer keep, times the micro-batches that the schedule has under way.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from workloads.layout import micro_batches
@@ -17,6 +17,7 @@ from workloads.stage import (
     Chunk,
     chunk_kept_bytes,
     chunk_parameters,
+    chunk_put_off_bytes,
     end_parameters,
     kinds,
     layer_kept_bytes,
@@ -154,12 +155,13 @@ def _activation_bytes(blocks: Blocks, chunks: tuple[Chunk, ...]) -> float:
     shard = blocks.shard
     layout, count = shard.layout, micro_batches(shard.layout, shard.training)
     kept = [chunk_kept_bytes(blocks, chunk) for chunk in chunks]
+    put_off = [chunk_put_off_bytes(blocks, chunk) for chunk in chunks]
     order = schedule(layout.schedule_name).order(chunks[0].stage, layout.pp, layout.vp, count)
-    return most_kept(paired(order) if layout.expert_overlap else order, kept)
+    return most_kept(paired(order) if layout.expert_overlap else order, kept, put_off)
 
 
-def most_kept(order: Iterable[Slot], kept: list[float]) -> float:
-    """Largest sum of `kept[chunk]` over passes that have gone forward and not yet back.
+def most_kept(order: Iterable[Slot], kept: Sequence[float], put_off: Sequence[float] = ()) -> float:
+    """Largest sum of `kept[chunk]` over passes that have gone forward and not yet back, and of `put_off` in between.
 
     What a backward pass lets go of is still there in the forward pass beside it.
     """
@@ -171,8 +173,11 @@ def most_kept(order: Iterable[Slot], kept: list[float]) -> float:
             now, going = now - going, 0.0
         elif slot.beside:
             going = kept[slot.chunk]
+        elif slot.direction == "I":
+            now += put_off[slot.chunk] - kept[slot.chunk]
+            most = max(most, now)
         else:
-            now -= kept[slot.chunk]
+            now -= put_off[slot.chunk] if slot.direction == "W" else kept[slot.chunk]
     return most
 
 

@@ -9,6 +9,7 @@ from workloads.layout import micro_batches
 from workloads.optimizer import finish
 from workloads.parallelism import pipeline
 from workloads.passes import Passes
+from workloads.routes import Place
 from workloads.schedules import Slot, paired, schedule
 from workloads.shard import Shard
 from workloads.stage import Blocks, stage_chunks
@@ -39,7 +40,7 @@ def _run_schedule(weave: Weave, shard: Shard, stages: list[Passes]) -> None:
         for stage, slot in enumerate(heads):
             if slot is not None and (after := sender.arrived(stage, slot)) is not None:
                 after = sender.received(stage, slot, after)
-                sender.send(stage, slot, stages[stage].run(slot, after, last=slot.micro_batch == count - 1))
+                sender.send(stage, slot, stages[stage].run(slot, after))
                 heads[stage] = next(queues[stage], None)
                 moved = True
         assert moved, "the schedule waits for itself"
@@ -57,39 +58,50 @@ class _Sender:
     def __init__(self, weave: Weave, shard: Shard, micro_batches: int) -> None:
         self.weave = weave
         self.stages = shard.layout.pp
-        self.chunks = shard.layout.chunks
+        self.routes = shard.layout.routes
+        self.place = {place: (route, number) for route in self.routes for number, place in enumerate(route)}
         how = shard.stack.overlap.pipeline
         self.stream = COMPUTE if how in ("none", "blocking") else pipeline.STREAM
         self.meets, self.blocks = how == "rendezvous", how == "blocking"
         self.met: list[tuple[int, ...]] = [()] * self.stages
-        self.routes = [pipeline.activations(shard, stage) for stage in range(self.stages)]
-        self.sends = [pipeline.send_of(route) if self.blocks else route for route in self.routes]
-        # Direction, number of the chunk in the model, micro-batch -> what its pass waits for; None if not queued yet.
-        self.inbox: dict[str, list[list[tuple[int, ...] | None]]] = {
-            direction: [[None] * micro_batches for _ in range(self.chunks)] for direction in "FB"
+        self.messages = [pipeline.activations(shard, stage) for stage in range(self.stages)]
+        self.sends = [pipeline.send_of(message) if self.blocks else message for message in self.messages]
+        # Whether forward, place, micro-batch -> what its pass waits for; None if not queued yet.
+        self.inbox: dict[bool, dict[Place, list[tuple[int, ...] | None]]] = {
+            forward: {place: [None] * micro_batches for place in self.place} for forward in (True, False)
         }
-        self.inbox["F"][0] = self.inbox["B"][-1] = [()] * micro_batches
+        for route in self.routes:
+            self.inbox[True][route[0]] = self.inbox[False][route[-1]] = [()] * micro_batches
 
     def arrived(self, stage: int, slot: Slot) -> tuple[int, ...] | None:
-        """What a slot has to wait for; None if that is not queued yet."""
-        return self.inbox[slot.direction][slot.chunk * self.stages + stage][slot.micro_batch]
+        """What a slot has to wait for; None if that is not queued yet. Gradients of weights wait for nobody."""
+        if slot.direction == "W":
+            return ()
+        return self.inbox[slot.direction == "F"][Place(stage, slot.chunk)][slot.micro_batch]
 
     def received(self, stage: int, slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:
         """What the pass of a slot waits for; a receive that blocks stands in front of it."""
-        if not self.blocks or not after or self.stages == 1:
+        if not self.blocks or not after:
             return after
-        sender = (stage - 1 if slot.direction == "F" else stage + 1) % self.stages
-        return self.weave.add(self.routes[sender], stage, after, self.stream, slot.micro_batch)
+        sender = self._next(Place(stage, slot.chunk), forward=slot.direction != "F")
+        if sender is None or sender.stage == stage:
+            return after
+        return self.weave.add(self.messages[sender.stage], stage, after, self.stream, slot.micro_batch)
 
     def send(self, stage: int, slot: Slot, done: tuple[int, ...]) -> None:
-        """Hand on to the next chunk in the direction of the pass."""
-        number = slot.chunk * self.stages + stage
-        target = number + 1 if slot.direction == "F" else number - 1
-        if not 0 <= target < self.chunks:
+        """Hand on to the next place in the direction of the pass."""
+        forward = slot.direction == "F"
+        target = None if slot.direction == "W" else self._next(Place(stage, slot.chunk), forward=forward)
+        if target is None:
             return
-        if self.stages > 1:
-            done = self._sent(stage, target % self.stages, done, slot.micro_batch)
-        self.inbox[slot.direction][target][slot.micro_batch] = done
+        if target.stage != stage:
+            done = self._sent(stage, target.stage, done, slot.micro_batch)
+        self.inbox[forward][target][slot.micro_batch] = done
+
+    def _next(self, place: Place, *, forward: bool) -> Place | None:
+        route, number = self.place[place]
+        target = number + 1 if forward else number - 1
+        return route[target] if 0 <= target < len(route) else None
 
     def _sent(self, stage: int, receiver: int, done: tuple[int, ...], micro_batch: int) -> tuple[int, ...]:
         if self.meets:

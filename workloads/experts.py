@@ -10,7 +10,7 @@ from workloads.graph import Work
 from workloads.linear import added_up
 from workloads.ops import DTYPE_BYTES, Gemm, Layout
 from workloads.parallelism import expert
-from workloads.pieces import Piece, behind_wait, kernel_work, pointwise
+from workloads.pieces import Piece, behind_wait, kernel_work, of_weights, pointwise
 from workloads.quantisation import whole_casts
 from workloads.shard import Shard
 
@@ -80,8 +80,7 @@ def _router(shard: Shard) -> Piece:
         backward=(
             Work(replace(alike, n=inputs, k=outputs, layout="nn")),
             *cast_back,
-            *cast,
-            Work(replace(alike, m=outputs, n=inputs, k=rows, layout="nt")),
+            *of_weights((*cast, Work(replace(alike, m=outputs, n=inputs, k=rows, layout="nt")))),
         ),
         saved_bytes=rows * inputs * width,
         output_bytes=rows * outputs * DTYPE_BYTES[dtype],
@@ -151,7 +150,7 @@ def _grouped(shard: Shard, name: str, inputs: int, outputs: tuple[int, ...]) -> 
             *_cast(shard, rows, columns, narrow=narrow),
             *(_gemm(shard, "nn", inputs, n, dtype) for n in outputs),
             *kernel_work(shard, ("add",) * (len(outputs) - 1), rows, inputs, "fwd"),
-            *(_weight_gradient(shard, n, inputs, dtype) for n in outputs),
+            *of_weights(tuple(_weight_gradient(shard, n, inputs, dtype) for n in outputs)),
         ),
         saved_bytes=rows * inputs * (DTYPE_BYTES[dtype] if narrow else shard.precision.activation_bytes),
         output_bytes=rows * columns * shard.precision.activation_bytes,

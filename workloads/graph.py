@@ -24,7 +24,8 @@ class Work(NamedTuple):
 
     It waits for all work before it in the block, apart from asynchronous work, which only `waits` (by
     name) and the end of its piece wait for. Before `counted` work the host waits for the GPU, to read its size.
-    The call that launches the work before it launches work `along` too.
+    The call that launches the work before it launches work `along` too. What only gradients of `weights` need may be
+    put off, by schedules that take the backward pass apart.
     """
 
     op: Op
@@ -34,6 +35,7 @@ class Work(NamedTuple):
     waits: str = ""
     counted: bool = False
     along: bool = False
+    weights: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

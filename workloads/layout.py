@@ -8,6 +8,7 @@ from workloads import chunks
 from workloads.errors import WorkloadError, unknown
 from workloads.model import Model
 from workloads.precision import PRECISIONS
+from workloads.routes import Route
 from workloads.schedules import known, schedule, schedules
 
 ContextMode = Literal["ring", "all_gather", "all_to_all"]
@@ -45,8 +46,9 @@ class Layout:
         zero: 0 plain data parallel, 1 optimizer states sharded, 2 gradients too, 3 parameters too (FSDP).
         zero_group: ranks over which ZeRO shards, 0 for all data-parallel ranks; the groups replicate.
         schedule: a file of workloads/schedules or what papers call it; "auto" is 1F1B, interleaved for vp > 1.
-        chunk_layers: layers of each chunk in model order, as in "5 6x14 5"; chunk c of stage s is number c * pp + s.
-            Blank: evenly, and where that does not go with the embedding and the head as a layer each.
+        chunk_layers: layers of each chunk in model order, as in "5 6x14 5"; where they go around the stages, chunk c of
+            stage s is number c * pp + s. Blank: evenly, and where that does not go with the embedding and the head as a
+            layer each.
     """
 
     dp: int = 1
@@ -83,9 +85,14 @@ class Layout:
         return "interleaved" if self.vp > 1 else "one_f_one_b"
 
     @property
+    def routes(self) -> tuple[Route, ...]:
+        """That micro-batches take through the stages, through a copy of the model each."""
+        return schedule(self.schedule_name).routes(self.pp, self.vp)
+
+    @property
     def data_ranks(self) -> int:
-        """Ranks that hold the same weights: data and context parallel together."""
-        return self.dp * self.cp
+        """Ranks that hold the same weights: data and context parallel together, and both copies of DualPipe."""
+        return self.dp * self.cp * len(self.routes)
 
     @property
     def shards(self) -> int:
@@ -216,7 +223,7 @@ def recomputed_layers(training: Training, layers: int) -> int:
 
 
 def chunk_layers(model: Model, layout: Layout) -> tuple[int, ...]:
-    """Layers of each model chunk, in model order; chunk c of stage s is number c * pp + s."""
+    """Layers of each model chunk, in model order."""
     if layout.chunk_layers:
         return chunks.read(layout.chunk_layers)
     return chunks.even(model.layers, layout.chunks, model.mtp_layers)
@@ -338,7 +345,7 @@ def _expert_faults(model: Model, layout: Layout) -> Iterator[str]:
     if model.ffn % layout.expert_tp:
         key = "etp" if layout.etp else "tp"
         yield f"{model.name}: ffn = {model.ffn} is not divisible by layout.{key} = {layout.expert_tp}"
-    ranks = layout.data_ranks * layout.tp
+    ranks = layout.dp * layout.cp * layout.tp
     if ranks % (layout.ep * layout.expert_tp):
         split = f"layout.ep = {layout.ep}" + (f" times etp = {layout.expert_tp}" if layout.expert_tp > 1 else "")
         yield f"{split} does not divide dp x cp x tp = {ranks}"
@@ -355,4 +362,6 @@ def _batch_faults(layout: Layout, training: Training) -> Iterator[str]:
         )
         return
     plan = schedule(layout.schedule_name)
+    if plan.SPLITS and layout.zero == 3:
+        yield f"layout.zero = 3 is not covered with backward passes in two parts ({layout.schedule_name})"
     yield from (f"layout: {fault}" for fault in plan.faults(layout.pp, layout.vp, training.global_batch // share))

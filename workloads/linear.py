@@ -6,7 +6,7 @@ from workloads.adapters import with_adapter
 from workloads.autocast import DATA, autocasts
 from workloads.graph import Work
 from workloads.ops import DTYPE_BYTES, Gemm, Layout
-from workloads.pieces import Piece, kernel_work
+from workloads.pieces import Piece, kernel_work, of_weights
 from workloads.quantisation import Quantised, quantised
 from workloads.shard import Shard
 
@@ -47,9 +47,7 @@ def linear(
             *(_gemm(shard, (shard.tokens, inputs, n), "nn", dtype, DATA) for n in outputs),
             *copies.data,
             *_summed(shard, inputs, len(outputs), shard.residual_dtype if behind_norm else ""),
-            *narrowed.weights,
-            *_weight_gradients(shard, inputs, outputs, dtype),
-            *copies.weights,
+            *of_weights((*narrowed.weights, *_weight_gradients(shard, inputs, outputs, dtype), *copies.weights)),
             *(kernel_work(shard, ("bias_add",), shard.tokens, sum(outputs), "bwd") if bias else ()),
         ),
         saved_bytes=shard.tokens * inputs * _saved_width(shard, name, dtype) + copies.bytes,

@@ -41,12 +41,14 @@ def _gradients(weave: Weave, blocks: Blocks, passes: Passes) -> tuple[int, ...]:
 def _shared_embedding(weave: Weave, blocks: Blocks, synchronised: list[tuple[int, ...]]) -> None:
     shard = blocks.shard
     on_both = shard.model.tied_embeddings or shard.model.mtp_layers
-    if shard.layout.pp == 1 or not on_both or shard.training.task == "lora":
+    routes = shard.layout.routes
+    together = {route[0].stage for route in routes} & {route[-1].stage for route in routes}
+    if together or not on_both or shard.training.task == "lora":
         return
     message = pipeline.embedding_gradients(shard)
-    last = shard.layout.pp - 1
-    both = (*synchronised[0], *synchronised[last])
-    for stage in (0, last):
+    first, last = routes[0][0].stage, routes[0][-1].stage
+    both = (*synchronised[first], *synchronised[last])
+    for stage in (first, last):
         synchronised[stage] = weave.add(message, stage, both, pipeline.STREAM)
 
 

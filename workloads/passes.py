@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Self
 
 from workloads.graph import Message, Segment
+from workloads.layout import micro_batches
 from workloads.model import Kind
 from workloads.offload import Copies
 from workloads.ops import DTYPE_BYTES
@@ -39,7 +40,11 @@ class Passes:
         self.blocks = blocks
         self.chunks = chunks
         self.stage = chunks[0].stage
-        self.whole = [_passes(blocks, chunk) for chunk in chunks]
+        self.whole = [_Kinds(blocks, chunk) for chunk in chunks]
+        self.each_route = micro_batches(blocks.shard.layout, blocks.shard.training) // len(blocks.shard.layout.routes)
+        self.left = [self.each_route] * len(
+            chunks
+        )  # micro-batches whose gradients of weights are to come, of each chunk
         self.reduced: list[int] = []
         self.held: tuple[int, int] | None = None
         # What every pass asks for, worked out once.
@@ -56,16 +61,21 @@ class Passes:
         """Of each chunk, where something runs beside a pass."""
         return [_Unit.all_of(self.blocks, chunk) for chunk in self.chunks]
 
-    def run(self, slot: Slot, after: tuple[int, ...], *, last: bool) -> tuple[int, ...]:
+    def run(self, slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:
         """Queue the pass; returns the tasks that its result waits for."""
         if slot.direction == "F":
             return self._forward(slot, after)
-        return self._backward(slot, after, last=last)
+        if slot.direction == "I":
+            return self._whole(slot, after)
+        done = self._backward(slot, after, last=self.left[slot.chunk] == 1)
+        self.left[slot.chunk] -= 1
+        return done
 
     def _forward(self, slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:
-        if self.gathers_each_pass or (self.gathers_once and slot.micro_batch == 0):
+        first = slot.micro_batch % self.each_route == 0
+        if self.gathers_each_pass or (self.gathers_once and first):
             return self._sharded(self.units[slot.chunk], slot, after, reduces=False)
-        if self.gathers_ahead and slot.micro_batch == 0:
+        if self.gathers_ahead and first:
             units = self.units[slot.chunk]
             gathered = [self._gather(unit, (), slot) for unit in units]
             for unit, ready in zip(units, gathered, strict=True):
@@ -118,15 +128,22 @@ class Passes:
             for unit in units if slot.direction == "F" else reversed(units):
                 after = self._compute(unit, slot, after)
             return after
-        segment = self.whole[slot.chunk][_kind(slot)]
+        segment = self.whole[slot.chunk][self._kind(slot)]
         return self.weave.add(segment, self.stage, after, micro_batch=slot.micro_batch)
 
     def _compute(self, unit: "_Unit", slot: Slot, after: tuple[int, ...]) -> tuple[int, ...]:
         copied = self.copies.before(slot, unit.start) if self.copies is not None else ()
-        done = self.weave.add(unit.segments[_kind(slot)], self.stage, (*after, *copied), micro_batch=slot.micro_batch)
+        done = self.weave.add(
+            unit.segments[self._kind(slot)], self.stage, (*after, *copied), micro_batch=slot.micro_batch
+        )
         if self.copies is not None:
             self.copies.behind(slot, unit.start, done)
         return done
+
+    def _kind(self, slot: Slot) -> str:
+        """Of pass: its direction, with a 1 for the first gradients of weights, and a plus sign beside another pass."""
+        first = slot.direction in ("B", "W") and self.left[slot.chunk] == self.each_route
+        return slot.direction + ("1" if first else "") + ("+" if slot.beside else "")
 
     def _gather(self, unit: "_Unit", after: tuple[int, ...], slot: Slot) -> tuple[int, ...]:
         if unit.gather is None:
@@ -156,19 +173,22 @@ def _gathers_ahead(shard: Shard) -> bool:
     return updated and shard.stack.overlap.parameters
 
 
-def _kind(slot: Slot) -> str:
-    """Of pass: F, B, or B1 for the first micro-batch; with a plus sign beside a pass in the other direction."""
-    kind = "B1" if slot.direction == "B" and slot.micro_batch == 0 else slot.direction
-    return f"{kind}+" if slot.beside else kind
+class _Kinds(dict[str, Segment]):
+    """Each kind of pass through a chunk, or through some of its layers with what they copy; made when asked for."""
 
+    def __init__(self, blocks: Blocks, chunk: Chunk, layers: range | None = None, copied: Copied | None = None) -> None:
+        super().__init__()
+        self.blocks, self.chunk, self.layers, self.copied = blocks, chunk, layers, copied
 
-def _passes(blocks: Blocks, chunk: Chunk, layers: range | None = None) -> dict[str, Segment]:
-    """Each kind of pass through a chunk, or through some of its layers."""
-    forward, backward = (chunk_segment(blocks, chunk, direction, layers) for direction in "FB")
-    found = {"F": forward, "B": backward, "B1": chunk_segment(blocks, chunk, "B", layers, first=True)}
-    if not blocks.shard.layout.expert_overlap:
-        return found
-    return found | {f"{kind}+": blocks.exchanging(segment) for kind, segment in found.items()}
+    def __missing__(self, kind: str) -> Segment:
+        """A direction and its marks, as of `Passes`."""
+        segment = chunk_segment(self.blocks, self.chunk, kind[0], self.layers, first="1" in kind)
+        if kind.endswith("+"):
+            segment = self.blocks.exchanging(segment)
+        if self.copied is not None:
+            segment = with_copies(self.blocks.shard, segment, kind, self.copied)
+        self[kind] = segment
+        return segment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +202,7 @@ class _Unit:
     """
 
     start: int
-    segments: dict[str, Segment]
+    segments: _Kinds
     bucket: Segment
     gather: Message | None
     reduce: Message | None
@@ -191,7 +211,6 @@ class _Unit:
     def of(cls, blocks: Blocks, chunk: Chunk, layers: range) -> Self:
         """Some layers of a chunk."""
         shard = blocks.shard
-        segments = _passes(blocks, chunk, layers)
         ends = end_parameters(shard, chunk)
         at_an_end = (chunk.first and layers.start == 0) or (chunk.last and layers.stop == chunk.layers)
         both = chunk.first and chunk.last and chunk.layers > len(layers)
@@ -202,7 +221,7 @@ class _Unit:
         copied = Copied(gathered / shard.precision.activation_bytes, parameters.total)
         return cls(
             start=layers.start,
-            segments={kind: with_copies(shard, each, kind, copied) for kind, each in segments.items()},
+            segments=_Kinds(blocks, chunk, layers, copied),
             bucket=into_bucket(shard, parameters.total),
             gather=_beside(data.gather_parameters(shard, parameters, matrices)),
             reduce=_beside(data.reduce_gradients(shard, parameters)),

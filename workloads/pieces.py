@@ -4,6 +4,7 @@ The same pieces give the time of a layer (their work) and its memory (what they 
 recomputation.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,6 +66,28 @@ def kernel_work(
         Work(Pointwise(op=kernel, rows=rows, cols=cols, dtype=of, direction=direction, groups=groups))
         for kernel in kernels
     )
+
+
+def of_weights(works: tuple[Work, ...]) -> tuple[Work, ...]:
+    """Work that only gradients of weights need."""
+    return tuple(work._replace(weights=True) for work in works)
+
+
+def for_weights(piece: Piece) -> tuple[Work, ...]:
+    """Of the backward work of a piece, what only gradients of weights need."""
+    return _by_itself(work for work in piece.backward if work.weights)
+
+
+def for_inputs(piece: Piece) -> tuple[Work, ...]:
+    """The rest of it."""
+    return _by_itself(work for work in piece.backward if not work.weights)
+
+
+def _by_itself(works: Iterable[Work]) -> tuple[Work, ...]:
+    """Work that waits for nothing among the rest."""
+    part = tuple(works)
+    names = {work.name for work in part}
+    return tuple(work if work.waits in names else work._replace(waits="") for work in part)
 
 
 def behind_wait(works: tuple[Work, ...]) -> tuple[Work, ...]:

@@ -14,9 +14,12 @@ from workloads.offload import most_resident_bytes
 from workloads.ops import DTYPE_BYTES, Pointwise
 from workloads.parallelism import expert
 from workloads.parameters import Parameters, summed
-from workloads.pieces import Piece
+from workloads.pieces import Piece, for_inputs, for_weights
 from workloads.recompute import kept_bytes, needed, run_again
 from workloads.shard import Shard
+
+# What the segments of each direction are called.
+PASSES = {"F": "forward", "B": "backward", "I": "backward", "W": "weight gradients"}
 
 
 def forward_block(name: str, pieces: Sequence[Piece]) -> Block:
@@ -24,9 +27,10 @@ def forward_block(name: str, pieces: Sequence[Piece]) -> Block:
     return Block(name=name, phase="forward", pieces=tuple(piece.forward for piece in pieces))
 
 
-def backward_block(name: str, pieces: Sequence[Piece]) -> Block:
-    """The backward pass of some pieces, last first."""
-    work = tuple(piece.backward for piece in reversed(pieces))
+def backward_block(name: str, pieces: Sequence[Piece], part: str = "B") -> Block:
+    """The backward pass of some pieces, last first; or a `part` of it, I or W."""
+    parts = {"B": lambda piece: piece.backward, "I": for_inputs, "W": for_weights}
+    work = tuple(found for piece in reversed(pieces) if (found := parts[part](piece)))
     return Block(name=name, phase="backward", pieces=work)
 
 
@@ -75,6 +79,11 @@ class Blocks:
         return backward_block(LAYER, self.layer)
 
     @cached_property
+    def layer_parts(self) -> Mapping[str, Block]:
+        """One layer backward: the whole pass, B, and its parts, I and W."""
+        return {"B": self.layer_backward, **{part: backward_block(LAYER, self.layer, part) for part in "IW"}}
+
+    @cached_property
     def again(self) -> Block:
         """What the backward pass of one layer runs again, by the mode of the job; some stacks, only what it needs."""
         stops = self.shard.execution == "compile" or self.shard.stack.stops_early
@@ -111,9 +120,9 @@ class Blocks:
         """Embedding and head, forward and backward."""
         return {
             "embedding F": forward_block("embedding", self.embedding),
-            "embedding B": backward_block("embedding", self.embedding),
             "head F": forward_block("head", self.head),
-            "head B": backward_block("head", self.head),
+            **{f"embedding {part}": backward_block("embedding", self.embedding, part) for part in "BIW"},
+            **{f"head {part}": backward_block("head", self.head, part) for part in "BIW"},
         }
 
     @cached_property
@@ -135,6 +144,7 @@ class Chunk:
 
     Args:
         start: number of its first layer in the model.
+        beside_first: whether its stage embeds, too, in this chunk or in another one.
     """
 
     stage: int
@@ -144,6 +154,7 @@ class Chunk:
     first: bool
     last: bool
     recomputed: int
+    beside_first: bool
 
 
 def stage_chunks(shard: Shard, stage: int) -> tuple[Chunk, ...]:
@@ -151,20 +162,21 @@ def stage_chunks(shard: Shard, stage: int) -> tuple[Chunk, ...]:
     layout = shard.layout
     dealt, ends = chunk_layers(shard.model, layout), not shard.training.layers_alone
     layers = (*dealt[:-1], dealt[-1] + shard.model.mtp_layers)
-    held = [layers[index * layout.pp + stage] for index in range(layout.vp)]
-    left = recomputed_layers(shard.training, sum(held))
+    numbered = [(number, place) for route in layout.routes for number, place in enumerate(route)]
+    places = sorted((place.chunk, number) for number, place in numbered if place.stage == stage)
+    left = recomputed_layers(shard.training, sum(layers[number] for _, number in places))
     chunks = []
-    for index, count in enumerate(held):
-        number = index * layout.pp + stage
+    for index, number in places:
         chunks.append(
             Chunk(
                 stage=stage,
                 index=index,
                 start=sum(layers[:number]),
-                layers=count,
+                layers=layers[number],
                 first=ends and number == 0,
                 last=ends and number == layout.chunks - 1,
-                recomputed=min(left, count),
+                recomputed=min(left, layers[number]),
+                beside_first=any(other == 0 for _, other in places),
             )
         )
         left -= chunks[-1].recomputed
@@ -193,23 +205,23 @@ def layer_blocks(
 
 
 def _alike(blocks: Blocks, chunk: Chunk, direction: str, layers: range, *, first: bool) -> list[tuple[Block, int]]:
-    """Of layers of one kind; behind each backward pass, its gradients are added to their buffer."""
+    """Of layers of one kind; behind gradients of weights, they are added to their buffer."""
     if direction == "F":
         return [(blocks.layer_forward, len(layers))]
     added = blocks.layer_accumulation.first if first else blocks.layer_accumulation.further
     again = len(layers)
     if blocks.shard.recompute_mode == "full":
         again = among_first(layers, chunk.recomputed)
-    recomputed = [(blocks.again, again)] if again and blocks.again.pieces else []
-    return [*recomputed, (blocks.layer_backward, len(layers)), *([(added, len(layers))] if added else [])]
+    recomputed = [(blocks.again, again)] if direction != "W" and again and blocks.again.pieces else []
+    behind = [(added, len(layers))] if direction != "I" and added else []
+    return [*recomputed, (blocks.layer_parts[direction], len(layers)), *behind]
 
 
 def end_blocks(blocks: Blocks, name: str, direction: str, added: Block | None) -> list[tuple[Block, int]]:
-    """The blocks of the embedding or the head; `added` behind a backward pass."""
-    found = [blocks.ends[f"{name} {direction}"]]
-    if direction == "B":
-        again = [blocks.ends_again[name]] if name in blocks.ends_again else []
-        found = [*again, *found, *([added] if added else [])]
+    """The blocks of the embedding or the head; `added` behind gradients of weights."""
+    again = [blocks.ends_again[name]] if direction in ("B", "I") and name in blocks.ends_again else []
+    behind = [added] if direction in ("B", "W") and added else []
+    found = [*again, blocks.ends[f"{name} {direction}"], *behind]
     count = 1 + blocks.shard.model.mtp_layers if name == "head" else 1
     return [(block, count) for block in found]
 
@@ -228,8 +240,7 @@ def chunk_segment(
     behind = end_blocks(blocks, "head", direction, head_added) if chunk.last and part.stop == chunk.layers else []
     middle = layer_blocks(blocks, chunk, direction, part, first=first)
     ordered = [*before, *middle, *behind] if direction == "F" else [*behind, *middle, *before]
-    word = "forward" if direction == "F" else "backward"
-    return Segment(name=word, blocks=tuple(ordered))
+    return Segment(name=PASSES[direction], blocks=tuple((block, count) for block, count in ordered if block.pieces))
 
 
 def layer_matrices(shard: Shard) -> float:
@@ -278,9 +289,9 @@ def end_parameters(shard: Shard, chunk: Chunk) -> float:
         rest = model.embedding_parameters - model.vocab * model.hidden
         total += table + rest
     if chunk.last:
-        shared = model.tied_embeddings and shard.layout.pp == 1
+        shared = model.tied_embeddings and chunk.beside_first
         total += model.final_norm_parameters + model.pretraining_head_parameters + (0.0 if shared else table)
-        copied = model.mtp_layers > 0 and not chunk.first and not model.tied_embeddings
+        copied = model.mtp_layers > 0 and not chunk.beside_first and not model.tied_embeddings
         total += table if copied else 0.0
     return total
 
@@ -293,6 +304,19 @@ def layer_kept_bytes(blocks: Blocks, *, recomputed: bool) -> float:
     rows = blocks.shard.split_tokens
     input_bytes = rows * blocks.shard.model.hidden * DTYPE_BYTES[blocks.shard.residual_dtype]
     return kept_bytes(blocks.layer, mode, input_bytes, blocks.shard.training.recompute_modules)
+
+
+def chunk_put_off_bytes(blocks: Blocks, chunk: Chunk) -> float:
+    """What the weight gradients of a chunk and a micro-batch need, once its gradients of inputs are there.
+
+    The inputs of its linear layers, and the gradients of their outputs (arXiv:2401.10241, Table 1).
+    """
+    head = _put_off_bytes(blocks.head) if chunk.last else 0.0
+    return head + sum(_put_off_bytes(kind.layer) * len(layers) for kind, layers in kinds(blocks, chunk))
+
+
+def _put_off_bytes(pieces: Sequence[Piece]) -> float:
+    return sum(piece.saved_bytes + piece.output_bytes for piece in pieces if for_weights(piece))
 
 
 def layers_kept_bytes(blocks: Blocks, chunk: Chunk) -> tuple[float, ...]:

@@ -209,11 +209,11 @@ def _stored_s(p: Problems, choices: Choices) -> Floats:
 
 
 def _added_s(p: Problems, device: Device, choices: Choices) -> Floats:
-    """Of one output tile on one SM: to read the tile of C that the product is added to, which nothing hides.
+    """Of one output tile on one SM: to read the tile of C that the product is added to, where nothing hides that.
 
     All SMs read at about the same time. The write back is asynchronous.
     """
-    tile_bytes = choices.tile_m * choices.tile_n * p.added_bytes
+    tile_bytes = choices.tile_m * choices.tile_n * p.added_bytes * (1.0 - device.architecture.addend_hidden)
     seconds: Floats = tile_bytes * device.sm_count / hbm_bytes_per_s(device)
     return seconds
 

@@ -150,7 +150,7 @@ def _until_weights(gather: Work, backward: tuple[Work, ...]) -> tuple[Work, ...]
     """Gather the input again beside the data gradient; the weight gradient is the first to need it."""
     last = max(index for index, work in enumerate(backward) if work.name == "reduce_scatter")
     rest = tuple(work._replace(waits=gather.name) for work in backward[last + 1 : last + 2])
-    return (gather._replace(asynchronous=True), *backward[: last + 1], *rest, *backward[last + 2 :])
+    return (gather._replace(asynchronous=True, weights=True), *backward[: last + 1], *rest, *backward[last + 2 :])
 
 
 def _beside(shard: Shard, communication: Work, work: tuple[Work, ...], *, before: bool) -> tuple[Work, ...]:

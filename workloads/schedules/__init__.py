@@ -7,24 +7,41 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, cast
 
 from workloads.errors import WorkloadError, unknown
+from workloads.routes import Route
+
+Direction = Literal["F", "B", "I", "W"]
 
 
 class Slot(NamedTuple):
-    """One micro-batch through one model chunk of a stage, forward or backward."""
+    """One micro-batch through one model chunk of a stage: forward, backward, or a part of the backward pass.
 
-    direction: Literal["F", "B"]
+    Args:
+        direction: F, B; or in the place of B first I, for the gradients of inputs, and some time later W, for those of
+            weights, which no other stage waits for.
+        micro_batch: counted over all routes.
+    """
+
+    direction: Direction
     micro_batch: int
     chunk: int
     beside: bool = False  # whether it runs beside a pass in the other direction, see `paired`
 
 
 class Schedule(Protocol):
-    """A schedule module: the order of one stage, and what it demands. `WORD` is what papers call it."""
+    """A schedule module: the order of one stage, and what it demands.
+
+    `WORD` is what papers call it; `SPLITS` says whether it takes backward passes apart.
+    """
 
     WORD: str
+    SPLITS: bool
+
+    def routes(self, stages: int, chunks: int) -> tuple[Route, ...]:
+        """Where the parts of the model lie; the routes have equal shares of micro-batches, the first one the first."""
+        ...
 
     def order(self, stage: int, stages: int, chunks: int, micro_batches: int) -> Iterable[Slot]:
-        """Every micro-batch once forward and once backward through every chunk of `stage`."""
+        """Every micro-batch once forward and once backward through the chunks of `stage` that are on its route."""
         ...
 
     def faults(self, stages: int, chunks: int, micro_batches: int) -> list[str]:

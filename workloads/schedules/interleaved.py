@@ -8,9 +8,13 @@ from functools import lru_cache
 from itertools import chain
 from typing import Literal
 
+from workloads.routes import around as routes
 from workloads.schedules import Slot
 
+__all__ = ["SPLITS", "WORD", "faults", "order", "routes"]
+
 WORD = "interleaved 1F1B"
+SPLITS = False
 
 
 def order(stage: int, stages: int, chunks: int, micro_batches: int) -> Iterator[Slot]:

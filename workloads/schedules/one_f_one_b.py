@@ -5,9 +5,13 @@ Stage i of p keeps the activations of at most p - i micro-batches.
 
 from collections.abc import Iterator
 
+from workloads.routes import around as routes
 from workloads.schedules import Slot
 
+__all__ = ["SPLITS", "WORD", "faults", "order", "routes"]
+
 WORD = "1F1B"
+SPLITS = False
 
 
 def order(stage: int, stages: int, chunks: int, micro_batches: int) -> Iterator[Slot]:  # noqa: ARG001
