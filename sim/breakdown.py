@@ -48,12 +48,14 @@ def breakdown(
     times: Mapping[int, BlockTime],
     timeline: Timeline,
     task_seconds: Sequence[float],
+    windows_s: tuple[Sequence[float] | NDArray[np.float64], Sequence[float] | NDArray[np.float64]],
     host_s: float,
 ) -> dict[str, float]:
     """Part -> seconds, a mean over ranks. Parts that are zero are left out.
 
     Args:
         task_seconds: of each task of the program, undisturbed.
+        windows_s: when the step of each rank begins, and when it ends.
         host_s: what the host adds at the end of a step.
     """
     total: dict[str, float] = {}
@@ -74,7 +76,7 @@ def breakdown(
         mine = np.flatnonzero(rank_of == rank)
         computing = mine[on_compute[mine]]
         _add(total, "exposed offload", float((timeline.start_s - ready_s)[computing].sum()))
-        idle = _gaps(timeline, ready_s, computing)
+        idle = _gaps(timeline, ready_s, computing, (windows_s[0][rank], windows_s[1][rank]))
         exposed = _overlap(*idle, timeline, mine[~on_compute[mine]])
         exposed_data = _overlap(*idle, timeline, mine[of_data[mine]])
         _add(total, "exposed dp", exposed_data)
@@ -105,11 +107,11 @@ def _without_copies(program: Program, timeline: Timeline) -> NDArray[np.float64]
 
 
 def _gaps(
-    timeline: Timeline, ready_s: NDArray[np.float64], compute: NDArray[np.intp]
+    timeline: Timeline, ready_s: NDArray[np.float64], compute: NDArray[np.intp], window_s: tuple[float, float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Begin and end of the times in which a rank computes nothing and waits for no copy, sorted."""
-    begin = np.concatenate([[0.0], timeline.end_s[compute]])
-    end = np.concatenate([ready_s[compute], [timeline.seconds]])
+    """Begin and end of the times within a window in which a rank computes nothing and waits for no copy, sorted."""
+    begin = np.concatenate([[window_s[0]], timeline.end_s[compute]])
+    end = np.concatenate([ready_s[compute], [window_s[1]]])
     idle = end > begin
     return begin[idle], end[idle]
 

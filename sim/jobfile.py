@@ -35,7 +35,7 @@ from workloads.layout import (
 )
 from workloads.model import Model
 from workloads.precision import PRECISIONS
-from workloads.schedules import schedule, schedules
+from workloads.schedules import named
 from workloads.stack import Stack
 
 Document = Mapping[str, Any]
@@ -216,7 +216,7 @@ def _word_faults(document: Document) -> Iterator[str]:
         ("training", "optimizer"): ("optimizer", OPTIMIZERS),
         ("training", "gradients"): ("type", GRADIENTS),
         ("training", "task"): ("task", TASKS),
-        ("layout", "schedule"): ("schedule", (*UNSET, *schedules(), *(schedule(name).WORD for name in schedules()))),
+        ("layout", "schedule"): ("schedule", (*UNSET, *named())),
         ("layout", "context_mode"): ("mode", CONTEXT_MODES),
         ("layout", "expert_mode"): ("mode", EXPERT_MODES),
         ("stack", "attention"): ("attention", ("flash", "unfused")),

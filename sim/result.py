@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calibration.cost import power
 from calibration.cost.model import CostModel
@@ -45,7 +46,24 @@ class Result:
     @cached_property
     def step_s(self) -> float:
         """From the start of one step to the start of the next."""
-        return self.timeline.seconds + self.job.host.step_s
+        begin, end = self._windows
+        return float((end - begin).max()) + self.job.host.step_s
+
+    @cached_property
+    def _windows(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """When each rank begins and ends its step.
+
+        All of them together, unless each updates its parameters without a word from the others: a rank that came late
+        has as much time as the first one then, as it may begin its next step as late (arXiv:2401.10241, section 4).
+        """
+        together = np.zeros(self.program.ranks), np.full(self.program.ranks, self.timeline.seconds)
+        if not self.job.stack.optimizer.validates:
+            return together
+        begin, end = together[1], together[0]
+        ranks = np.array(self.program.tasks.ranks)
+        np.minimum.at(begin, ranks, self.timeline.start_s)
+        np.maximum.at(end, ranks, self.timeline.end_s)
+        return begin, end
 
     @property
     def tokens_per_s(self) -> float:
@@ -88,7 +106,9 @@ class Result:
     def breakdown(self) -> dict[str, float]:
         """Part -> seconds, a mean over ranks; they add up to `step_s`."""
         host_s = self.job.host.step_s
-        return breakdown(self.program, self.times, self.timeline, self.task_seconds, host_s)
+        begin_s = self._windows[0]
+        end_s = begin_s + self.step_s - host_s
+        return breakdown(self.program, self.times, self.timeline, self.task_seconds, (begin_s, end_s), host_s)
 
     @property
     def busy_s(self) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ from sim.usual import as_tuned, deduplicates, interleaved, release
 from workloads.chunks import spelt
 from workloads.errors import WorkloadError, unknown
 from workloads.layout import UNSET, ContextMode, ExpertMode, Layout, Training, chunk_layers
-from workloads.schedules import schedule, schedules
+from workloads.schedules import named, schedule, schedules
 from workloads.stack import Stack
 
 REQUIRED = (
@@ -126,9 +126,9 @@ def _with_the_usual(row: Row, stated: Job, open_inputs: frozenset[str]) -> Job:
     job, tuned = stated, "recompute" in open_inputs
     if not row.get("expert_mode") and deduplicates(job, _date(row)):
         job = replace(job, layout=replace(job.layout, expert_mode="deduplicated"))
-    named = _named_schedule(row, job.layout.pp) == "interleaved"
-    if not row.get("vp") and (named or tuned):
-        job = interleaved(job, named=named)
+    says_so = _named_schedule(row, job.layout.pp) == "interleaved"
+    if not row.get("vp") and (says_so or tuned):
+        job = interleaved(job, named=says_so)
     return as_tuned(job, fixed_shapes=DROPS_TOKENS in _model_words(row)) if tuned else job
 
 
@@ -210,8 +210,9 @@ def _optimizer(row: Row) -> str:
 
 
 def _schedule(row: Row, pp: int) -> str:
-    """GPipe where the source says so; 1F1B and interleaving follow from the chunks of a stage (`vp`)."""
-    return "gpipe" if _named_schedule(row, pp) == "gpipe" else "auto"
+    """The one that the source says; 1F1B and interleaving follow from the chunks of a stage (`vp`)."""
+    found = _named_schedule(row, pp)
+    return "auto" if found in ("", "one_f_one_b", "interleaved") else found
 
 
 def _named_schedule(row: Row, pp: int) -> str:
@@ -219,9 +220,9 @@ def _named_schedule(row: Row, pp: int) -> str:
     word = (row.get("schedule") or "").partition("(")[0].strip()
     if word in ("", *UNSET) or pp == 1:
         return ""
-    names = {_plain(each): name for name in schedules() for each in (name, schedule(name).WORD)}
+    names = {_plain(each): name for each, name in named().items()}
     if _plain(word) not in names:
-        raise SkippedRowError(unknown("schedule", word, [schedule(name).WORD for name in schedules()]))
+        raise SkippedRowError(unknown("schedule", word, [schedule(name).WORDS[0] for name in schedules()]))
     return names[_plain(word)]
 
 

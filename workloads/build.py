@@ -4,6 +4,8 @@ The story of a step: every stage runs its micro-batches in the order of the sche
 over the replicas, beside the last backward pass or behind it; then the optimizer.
 """
 
+from itertools import pairwise
+
 from workloads.graph import COMPUTE, Program
 from workloads.layout import micro_batches
 from workloads.optimizer import finish
@@ -64,8 +66,11 @@ class _Sender:
         self.stream = COMPUTE if how in ("none", "blocking") else pipeline.STREAM
         self.meets, self.blocks = how == "rendezvous", how == "blocking"
         self.met: list[tuple[int, ...]] = [()] * self.stages
-        self.messages = [pipeline.activations(shard, stage) for stage in range(self.stages)]
-        self.sends = [pipeline.send_of(message) if self.blocks else message for message in self.messages]
+        ends = {
+            frozenset((a.stage, b.stage)) for route in self.routes for a, b in pairwise(route) if a.stage != b.stage
+        }
+        self.messages = {pair: pipeline.activations(shard, tuple(pair)) for pair in ends}
+        self.sends = {pair: pipeline.send_of(sent) if self.blocks else sent for pair, sent in self.messages.items()}
         # Whether forward, place, micro-batch -> what its pass waits for; None if not queued yet.
         self.inbox: dict[bool, dict[Place, list[tuple[int, ...] | None]]] = {
             forward: {place: [None] * micro_batches for place in self.place} for forward in (True, False)
@@ -86,7 +91,8 @@ class _Sender:
         sender = self._next(Place(stage, slot.chunk), forward=slot.direction != "F")
         if sender is None or sender.stage == stage:
             return after
-        return self.weave.add(self.messages[sender.stage], stage, after, self.stream, slot.micro_batch)
+        message = self.messages[frozenset((sender.stage, stage))]
+        return self.weave.add(message, stage, after, self.stream, slot.micro_batch)
 
     def send(self, stage: int, slot: Slot, done: tuple[int, ...]) -> None:
         """Hand on to the next place in the direction of the pass."""
@@ -106,6 +112,6 @@ class _Sender:
     def _sent(self, stage: int, receiver: int, done: tuple[int, ...], micro_batch: int) -> tuple[int, ...]:
         if self.meets:
             done = (*done, *self.weave.tail(receiver), *self.met[receiver], *self.met[stage])
-        sent = self.weave.add(self.sends[stage], stage, done, self.stream, micro_batch)
+        sent = self.weave.add(self.sends[frozenset((stage, receiver))], stage, done, self.stream, micro_batch)
         self.met[stage] = self.met[receiver] = sent
         return done if self.blocks else sent

@@ -9,7 +9,7 @@ from workloads.errors import WorkloadError, unknown
 from workloads.model import Model
 from workloads.precision import PRECISIONS
 from workloads.routes import Route
-from workloads.schedules import known, schedule, schedules
+from workloads.schedules import named, schedule, schedules
 
 ContextMode = Literal["ring", "all_gather", "all_to_all"]
 ExpertMode = Literal["all_to_all", "deduplicated"]
@@ -267,7 +267,7 @@ def _name_faults(model: Model, layout: Layout, training: Training) -> Iterator[s
         yield "training.task: " + unknown("task", training.task, TASKS)
     if training.mtp_layers and training.task != "pretrain":
         yield f"training.mtp_layers = {training.mtp_layers} is of pretraining, not of task {training.task!r}"
-    if layout.schedule not in UNSET and not known(layout.schedule):
+    if layout.schedule not in UNSET and layout.schedule not in named():
         yield "layout.schedule: " + unknown("schedule", layout.schedule, ("auto", *schedules()))
     if layout.context_mode not in CONTEXT_MODES:
         yield "layout.context_mode: " + unknown("mode", layout.context_mode, CONTEXT_MODES)

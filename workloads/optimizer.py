@@ -53,15 +53,16 @@ def _shared_embedding(weave: Weave, blocks: Blocks, synchronised: list[tuple[int
 
 
 def _update(weave: Weave, blocks: Blocks, passes: Passes, ready: tuple[int, ...], everyone: tuple[int, ...]) -> None:
-    """Norm of all gradients (every rank waits for every other), clipping, update, gathering of shards."""
+    """Norm of all gradients, for which every rank waits for every other in most stacks; update, gathering of shards."""
     stage, layout, optimizer = passes.stage, blocks.shard.layout, blocks.shard.stack.optimizer
     parameters = trained_parameters(blocks, passes)
     # The kernels' bytes are those of fp32 states; pure 16-bit training moves half of them.
     held = blocks.shard.held(parameters) * DTYPE_BYTES[blocks.shard.precision.moments] / DTYPE_BYTES["fp32"]
     if optimizer.norm and held:
         weave.add(_segment("gradient norm", optimizer.norm, held), stage, ready)
-        others = (*everyone, *weave.tail(stage))
-        ready = weave.add(pipeline.norm_sum(blocks.shard), stage, others, pipeline.STREAM)
+        if not optimizer.validates:
+            others = (*everyone, *weave.tail(stage))
+            ready = weave.add(pipeline.norm_sum(blocks.shard), stage, others, pipeline.STREAM)
     mixed = optimizer.mixed if blocks.shard.precision.master else ()
     if held:
         update = ("sgd",) if blocks.shard.training.optimizer == "sgd" else optimizer.update

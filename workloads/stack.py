@@ -85,6 +85,8 @@ class Optimizer:
     mixed: tuple[str, ...] = ()  # further kernels where master weights are kept
     accumulate: tuple[str, ...] = ()  # for each micro-batch, where weight-gradient GEMMs do not add up themselves
     accumulate_wide: tuple[str, ...] = ()  # the same, of 16-bit gradients that are kept beside an fp32 buffer
+    # Parameters are updated before the norm of all gradients is known; an update that was wrong is taken back
+    validates: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

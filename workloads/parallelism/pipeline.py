@@ -15,8 +15,8 @@ def stage_stride(shard: Shard) -> int:
     return shard.layout.gpus // shard.layout.pp
 
 
-def activations(shard: Shard, source: int) -> Message:
-    """A micro-batch's activations, or their gradients, from stage `source` to a neighbour.
+def activations(shard: Shard, stages: tuple[int, ...]) -> Message:
+    """A micro-batch's activations, or their gradients, between two stages: neighbours, or the last one and the first.
 
     With scatter-gather each tensor-parallel rank sends its part, and the parts are gathered on arrival
     (SC21, section 4.1); with sequence parallelism each rank has only its part.
@@ -24,9 +24,9 @@ def activations(shard: Shard, source: int) -> Message:
     layout = shard.layout
     size = shard.split_tokens * shard.model.hidden * shard.precision.activation_bytes
     split = shard.stack.scatter_gather and layout.tp > 1 and not layout.sequence_parallel
-    stride = stage_stride(shard)
+    first, last = (stage * stage_stride(shard) for stage in sorted(stages))
     size_sent = size / layout.tp if split else size
-    send = Transfer(bytes=size_sent, stride=stride, source=source * stride, ranks=layout.pp)
+    send = Transfer(bytes=size_sent, stride=last - first, source=first, ranks=layout.pp)
     if not split:
         return Message(name="send_recv", ops=(send,), dimension=DIMENSION)
     gather = Collective(op="all_gather", bytes=size, ranks=layout.tp, dtype=shard.precision.activation)

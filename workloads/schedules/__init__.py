@@ -1,7 +1,7 @@
 """Pipeline schedules: in which order a stage runs its micro-batches. One file each, found because it is there."""
 
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, cast
@@ -30,10 +30,10 @@ class Slot(NamedTuple):
 class Schedule(Protocol):
     """A schedule module: the order of one stage, and what it demands.
 
-    `WORD` is what papers call it; `SPLITS` says whether it takes backward passes apart.
+    `WORDS` are what papers call it; `SPLITS` says whether it takes backward passes apart.
     """
 
-    WORD: str
+    WORDS: tuple[str, ...]
     SPLITS: bool
 
     def routes(self, stages: int, chunks: int) -> tuple[Route, ...]:
@@ -72,11 +72,12 @@ def schedule(name: str) -> Schedule:
     """The schedule of that name, or of that word; raises WorkloadError for an unknown one."""
     for file in schedules():
         module = cast(Schedule, importlib.import_module(f"workloads.schedules.{file}"))
-        if name in (file, module.WORD):
+        if name in (file, *module.WORDS):
             return module
     raise WorkloadError("layout.schedule", [unknown("schedule", name, schedules())])
 
 
-def known(name: str) -> bool:
-    """Whether there is a schedule of that name or word."""
-    return name in schedules() or name in (schedule(other).WORD for other in schedules())
+@cache
+def named() -> Mapping[str, str]:
+    """Every name and word of a schedule -> its name."""
+    return {each: name for name in schedules() for each in (name, *schedule(name).WORDS)}

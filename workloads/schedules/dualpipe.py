@@ -10,9 +10,9 @@ from itertools import count
 from workloads.routes import both_ways as routes
 from workloads.schedules import Direction, Slot
 
-__all__ = ["SPLITS", "WORD", "faults", "in_pairs", "order", "routes"]
+__all__ = ["SPLITS", "WORDS", "faults", "in_pairs", "order", "routes"]
 
-WORD = "DualPipe"
+WORDS = ("DualPipe",)
 SPLITS = True
 
 

@@ -6,9 +6,9 @@ from workloads.routes import there_and_back as routes
 from workloads.schedules import Slot
 from workloads.schedules.dualpipe import in_pairs
 
-__all__ = ["SPLITS", "WORD", "faults", "order", "routes"]
+__all__ = ["SPLITS", "WORDS", "faults", "order", "routes"]
 
-WORD = "DualPipeV"
+WORDS = ("DualPipeV",)
 SPLITS = True
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from workloads.routes import around as routes
 from workloads.schedules import Slot
 
-__all__ = ["SPLITS", "WORD", "faults", "order", "routes"]
+__all__ = ["SPLITS", "WORDS", "faults", "order", "routes"]
 
-WORD = "GPipe"
+WORDS = ("GPipe",)
 SPLITS = False
 
 

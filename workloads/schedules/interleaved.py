@@ -11,9 +11,9 @@ from typing import Literal
 from workloads.routes import around as routes
 from workloads.schedules import Slot
 
-__all__ = ["SPLITS", "WORD", "faults", "order", "routes"]
+__all__ = ["SPLITS", "WORDS", "faults", "order", "routes"]
 
-WORD = "interleaved 1F1B"
+WORDS = ("interleaved 1F1B", "1F1B-I")
 SPLITS = False
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from workloads.routes import around as routes
 from workloads.schedules import Slot
 
-__all__ = ["SPLITS", "WORD", "faults", "order", "routes"]
+__all__ = ["SPLITS", "WORDS", "faults", "order", "routes"]
 
-WORD = "1F1B"
+WORDS = ("1F1B",)
 SPLITS = False
 
 

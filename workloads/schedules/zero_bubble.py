@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from workloads.routes import around as routes
 from workloads.schedules import Slot
 
-__all__ = ["SPLITS", "WORD", "faults", "order", "routes"]
+__all__ = ["SPLITS", "WORDS", "faults", "order", "routes"]
 
-WORD = "ZB-1p"
+WORDS = ("ZB-1p", "ZB-H1")
 SPLITS = True
 
 

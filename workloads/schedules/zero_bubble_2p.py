@@ -6,9 +6,9 @@ from workloads.planner import planned
 from workloads.routes import around as routes
 from workloads.schedules import Slot
 
-__all__ = ["SPLITS", "WORD", "faults", "order", "routes"]
+__all__ = ["SPLITS", "WORDS", "faults", "order", "routes"]
 
-WORD = "ZB-2p"
+WORDS = ("ZB-2p",)
 SPLITS = True
 
 

@@ -6,9 +6,9 @@ from workloads.planner import planned
 from workloads.routes import there_and_back as routes
 from workloads.schedules import Slot
 
-__all__ = ["SPLITS", "WORD", "faults", "order", "routes"]
+__all__ = ["SPLITS", "WORDS", "faults", "order", "routes"]
 
-WORD = "ZB-V"
+WORDS = ("ZB-V",)
 SPLITS = True
 
 

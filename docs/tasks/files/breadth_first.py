@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from workloads.schedules import Slot
 
-WORD = "breadth-first"
+WORDS = ("breadth-first",)
 
 
 def order(stage: int, stages: int, chunks: int, micro_batches: int) -> Iterator[Slot]:  # noqa: ARG001
