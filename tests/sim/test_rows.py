@@ -164,7 +164,7 @@ def test_pipelines_of_another_software_are_said_in_brackets(named, word, used):
 
 
 def test_a_schedule_that_is_not_covered_is_skipped():
-    assert "ZB-H1" in reason(pp="8", schedule="ZB-H1")
+    assert "Hanayo" in reason(pp="8", schedule="Hanayo")
     assert job(pp="1", schedule="ZB-H1").layout.schedule == "auto"
 
 
@@ -672,3 +672,19 @@ def test_experts_are_split_where_the_stack_does_so_unless_the_row_says(
 
 def test_a_dense_row_has_no_experts_to_split():
     assert job(stack="nemo", precision="bf16").layout.etp == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "vp", "name"),
+    [
+        ("ZB-1p", "1", "zero_bubble"),
+        ("zb-h1", "1", "zero_bubble"),
+        ("ZB-V", "2", "zero_bubble_v"),
+        ("DualPipe", "1", "dualpipe"),
+        ("1F1B-I", "2", "interleaved"),
+    ],
+)
+def test_schedules_are_called_what_papers_call_them(word, vp, name):
+    found = job(schedule=word, vp=vp, tp="1", gpus="2", gpus_per_node="2")
+    assert found.layout.schedule_name == name
+    found.shard()

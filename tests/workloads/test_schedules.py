@@ -4,14 +4,18 @@ from dataclasses import replace
 from functools import cache
 from itertools import product
 
+import numpy as np
 import pytest
 
 from sim.engine import Timeline, play
+from sim.memory import most_kept
 from tests.conftest import GPT, make_shard
 from workloads.build import build
 from workloads.errors import WorkloadError
 from workloads.graph import COMPUTE, Message, Program, Segment, verify
-from workloads.schedules import Slot, schedule, schedules
+from workloads.planner import KEPT
+from workloads.schedules import Slot, paired, schedule, schedules
+from workloads.stage import PASSES
 
 # Powers of two, so that sums are exact: a stage's forward pass, and the two equal parts of its backward pass.
 FORWARD_S, INPUTS_S, WEIGHTS_S = 16.0, 16.0, 16.0
@@ -64,16 +68,21 @@ def program(name: str, stages: int, chunks: int, count: int) -> Program:
     return build(make_shard(model, pp=stages, vp=chunks, schedule=name, training={"global_batch": count}))
 
 
-def played(name: str, stages: int, chunks: int, count: int) -> Timeline:
+def played(
+    name: str,
+    stages: int,
+    chunks: int,
+    count: int,
+    lengths_s: tuple[float, float, float] = (FORWARD_S, INPUTS_S, WEIGHTS_S),
+) -> Timeline:
     """With passes of equal length on every stage, and all else free."""
+    forward_s, inputs_s, weights_s = (seconds / chunks for seconds in lengths_s)
     made = program(name, stages, chunks, count)
     apart = {slot.micro_batch for slot in order(name, 0, stages, chunks, count) if slot.direction == "I"}
     assert not apart or schedule(name).SPLITS
     split = {index for index, op in enumerate(made.ops) if op.name == "backward" and only_inputs(op)}
-    seconds = {"forward": FORWARD_S / chunks, "backward": BACKWARD_S / chunks, "weight gradients": WEIGHTS_S / chunks}
-    lengths = [
-        INPUTS_S / chunks if task.op in split else seconds.get(made.ops[task.op].name, 0.0) for task in made.tasks
-    ]
+    seconds = {"forward": forward_s, "backward": inputs_s + weights_s, "weight gradients": weights_s}
+    lengths = [inputs_s if task.op in split else seconds.get(made.ops[task.op].name, 0.0) for task in made.tasks]
     return play(made.tasks, lengths)
 
 
@@ -220,6 +229,56 @@ def test_gpipe_keeps_every_micro_batch(count):
 def test_1f1b_keeps_no_more_micro_batches_than_stages_behind_it(count):
     kept = [most_under_way(order("one_f_one_b", stage, 4, 1, count)) for stage in range(4)]
     assert kept == [min(4 - stage, count) for stage in range(4)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
+def test_zero_bubble_keeps_what_the_first_stage_of_1f1b_keeps(count):
+    kept = [most_under_way(order("zero_bubble", stage, 4, 1, count)) for stage in range(4)]
+    assert kept == [min(4, count)] * 4
+
+
+@pytest.mark.parametrize(("name", "chunks", "most"), [("zero_bubble_2p", 1, 8), ("zero_bubble_v", 2, 8)])
+def test_planned_schedules_keep_to_their_memory(name, chunks, most):
+    """In chunks; half of one is left between its gradients of inputs and of weights."""
+    for stage in range(4):
+        assert most_kept(order(name, stage, 4, chunks, 16), [1.0] * chunks, [KEPT] * chunks) == most
+
+
+@pytest.mark.parametrize("stages", [2, 4, 8])
+def test_dualpipe_keeps_a_micro_batch_more_than_1f1b(stages):
+    """PP + 1 (arXiv:2412.19437, Table 2), on every stage, where both passes of a pair run at a time."""
+    for stage in range(stages):
+        slots = order("dualpipe", stage, stages, 1, 4 * stages)
+        assert most_kept(paired(slots), [1.0, 1.0], [1.0, 1.0]) == stages + 1
+
+
+@pytest.mark.parametrize("stage", range(8))
+def test_dualpipe_is_the_same_from_both_ends(stage):
+    mirrored = [slot._replace(chunk=1 - slot.chunk) for slot in order("dualpipe", 7 - stage, 8, 1, 32)]
+    assert [slot[::2] for slot in order("dualpipe", stage, 8, 1, 32)] == [slot[::2] for slot in mirrored]
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "chunks", "count", "lengths_s", "rate"),
+    [
+        ("zero_bubble", 8, 1, 24, (29.7, 29.4, 19.9), 0.1323),
+        ("zero_bubble", 32, 1, 256, (10.4, 10.2, 7.7), 0.0594),
+        ("zero_bubble_2p", 8, 1, 24, (29.7, 29.4, 19.9), 0.0029),
+        ("zero_bubble_2p", 16, 1, 48, (11.3, 11.2, 8.1), 0.0066),
+        ("zero_bubble_2p", 32, 1, 256, (10.4, 10.2, 7.7), 0.0018),
+        ("zero_bubble_v", 16, 2, 48, (29.7, 29.4, 19.9), 0.0697),
+        ("zero_bubble_v", 32, 2, 256, (10.4, 10.2, 7.7), 0.0236),
+    ],
+)
+def test_bubbles_are_those_of_the_zero_bubble_paper(name, stages, chunks, count, lengths_s, rate):
+    """Tables 5 and 8, with the lengths of Table 9 (of ZB-V: those of the other schedules), free messages."""
+    timeline = played(name, stages, chunks, count, lengths_s)
+    made = program(name, stages, chunks, count)
+    of_passes = [index for index, task in enumerate(made.tasks) if made.ops[task.op].name in PASSES.values()]
+    ranks = np.array(made.tasks.ranks)[of_passes]
+    start_s, end_s = timeline.start_s[of_passes], timeline.end_s[of_passes]
+    longest_s = max(end_s[ranks == rank].max() - start_s[ranks == rank].min() for rank in range(stages))
+    assert 1.0 - count * sum(lengths_s) / longest_s == pytest.approx(rate, abs=0.015)
 
 
 @pytest.mark.parametrize(("stages", "chunks"), [(2, 2), (4, 2), (4, 3)])
