@@ -131,7 +131,7 @@ def test_parameters_gathered_for_each_pass_are_not_covered_in_two_parts():
 
 
 def test_an_update_that_waits_for_nobody_takes_what_the_slowest_stage_takes():
-    on = changed(stack("zero-bubble"), host={"launch_s": {"eager": 0.0}})
+    on = changed(stack("zero-bubble"), host={"launch_s": {"eager": 0.0}, "step_s": 0.0})
     job = make_job(LLAMA, on=on, pp=4, schedule="zero_bubble_2p", training={"global_batch": 32})
     waiting = replace(job, stack=replace(job.stack, optimizer=replace(job.stack.optimizer, validates=False)))
     products_alone = Priced(lambda op: 1e-9 + (op.flops / 1e12 if isinstance(op, Gemm) else 0.0))
