@@ -38,7 +38,8 @@ def kernels_of(found: Stack) -> set[tuple[str, str]]:
         for field in fields(Kernels):
             directions = ONE_WAY.get(field.name, ("fwd", "bwd"))
             used |= {(kernel, way) for kernel in getattr(kernels, field.name) or () for way in directions}
-    return used | {(kernel, "fwd") for field in fields(Optimizer) for kernel in getattr(found.optimizer, field.name)}
+    of_optimizer = (getattr(found.optimizer, field.name) for field in fields(Optimizer))
+    return used | {(kernel, "fwd") for kernels in of_optimizer if isinstance(kernels, tuple) for kernel in kernels}
 
 
 def test_there_are_stacks():

@@ -1,4 +1,4 @@
-"""Zero-bubble over two chunks a stage, down and up again, with the memory of 1F1B (ZB-V, arXiv:2401.10241)."""
+"""Zero-bubble in a V: two chunks a stage, down and up again, with the memory of 1F1B (ZB-V, arXiv:2401.10241)."""
 
 from collections.abc import Sequence
 

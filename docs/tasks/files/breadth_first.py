@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 
+from workloads.routes import around as routes
 from workloads.schedules import Slot
 
+__all__ = ["SPLITS", "WORDS", "faults", "order", "routes"]
+
 WORDS = ("breadth-first",)
+SPLITS = False
 
 
 def order(stage: int, stages: int, chunks: int, micro_batches: int) -> Iterator[Slot]:  # noqa: ARG001
