@@ -9,7 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from hardware.descriptor import DescriptorError, parse, read, read_toml, unknown
+from hardware.descriptor import DescriptorError, parse, read, read_like, read_toml, unknown
 from hardware.types import Architecture, Cluster, Device, Fabric
 
 _FOLDER = Path(__file__).parent
@@ -65,7 +65,9 @@ class _File(NamedTuple):
 
 @cache
 def _architecture(file: _File) -> Architecture:
-    found = read(file.path, Architecture)
+    own = ("name", "source")
+    tables = read_like(file.path, "architecture", _FOLDER / "architectures", own)
+    found = parse(tables, Architecture, str(file.path))
     _check_kernels(found, file.path)
     return found
 

@@ -7,7 +7,7 @@ itself (`__pydantic_config__ = hardware.types.STRICT`) and may check what spans 
 """
 
 import tomllib
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import SequenceMatcher
 from functools import cache
@@ -18,6 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, SchemaValidator
 
 T = TypeVar("T")
+
+LIKE = "like"  # key of a file: the other one that it differs from in what it says
 
 _UNKNOWN_KEY = {"extra_forbidden", "unexpected_keyword_argument"}
 _NO_TABLE = {"dataclass_type", "dict_type", "mapping_type"}
@@ -56,6 +58,34 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DescriptorError(path, [_unreadable(error)]) from error
+
+
+def read_like(
+    path: Path, what: str, folder: Path, own: Collection[str], above: tuple[Path, ...] = ()
+) -> dict[str, Any]:
+    """The tables of a TOML file, over those of the one that it says it is `like`. Raises DescriptorError.
+
+    Args:
+        what: they describe, in messages.
+        folder: of those that have names; others are paths beside the file.
+        own: keys that none has from another.
+        above: files that it was reached from.
+    """
+    said = read_toml(path)
+    if LIKE not in said:
+        return said
+    like, names = said.pop(LIKE), tuple(sorted(each.stem for each in folder.glob("*.toml")))
+    if not isinstance(like, str) or not (like in names or like.endswith(".toml")):
+        raise DescriptorError(path, [f"{LIKE}: {unknown(what, str(like), names)}"])
+    other = folder / f"{like}.toml" if like in names else path.parent / like
+    if other.resolve() in (path.resolve(), *(each.resolve() for each in above)):
+        raise DescriptorError(path, [f"{LIKE}: {like!r} is like this {what} itself; one of them has to say all"])
+    theirs = read_like(other, what, folder, own, (*above, path))
+    tables = {key: value for key, value in theirs.items() if key not in own}
+    for key, value in said.items():
+        both = isinstance(value, dict) and isinstance(tables.get(key), dict)
+        tables[key] = {**tables[key], **value} if both else value
+    return tables
 
 
 def parse(data: Mapping[str, Any], kind: type[T], where: str, **resolved: Any) -> T:

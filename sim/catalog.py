@@ -6,10 +6,9 @@ A new device, cluster, model, stack, schedule or collective is one file in its f
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from hardware import catalog as hardware
-from hardware.descriptor import DescriptorError, parse, read_toml
+from hardware.descriptor import parse, read_like
 from hardware.types import Cluster
 from sim import collectives
 from workloads.catalog import model as catalogued_model
@@ -21,7 +20,6 @@ from workloads.stack import Stack
 
 STACKS = Path(__file__).parent.parent / "workloads" / "stacks"
 DIRECTORY = Path()
-LIKE = "like"  # key of a stack's file: the stack that it differs from in what it says
 OWN = ("name", "title", "source", "earlier")  # that no stack has from another
 
 
@@ -73,22 +71,4 @@ def _catalogued_stack(name: str) -> Stack:
 
 
 def _read_stack(path: Path) -> Stack:
-    return parse(_stack_tables(path), Stack, str(path))
-
-
-def _stack_tables(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """What a stack's file says, over what the stack says that it is like; `above`: files that it was reached from."""
-    said = read_toml(path)
-    if LIKE not in said:
-        return said
-    like = said.pop(LIKE)
-    if not isinstance(like, str) or not (like in stacks() or like.endswith(".toml")):
-        raise DescriptorError(path, [f"{LIKE}: {unknown('stack', str(like), stacks())}"])
-    other = STACKS / f"{like}.toml" if like in stacks() else path.parent / like
-    if other.resolve() in (path.resolve(), *(each.resolve() for each in above)):
-        raise DescriptorError(path, [f"{LIKE}: {like!r} is like this stack itself; one of them has to say all"])
-    tables = {key: value for key, value in _stack_tables(other, (*above, path)).items() if key not in OWN}
-    for key, value in said.items():
-        both = isinstance(value, dict) and isinstance(tables.get(key), dict)
-        tables[key] = {**tables[key], **value} if both else value
-    return tables
+    return parse(read_like(path, "stack", STACKS, OWN), Stack, str(path))

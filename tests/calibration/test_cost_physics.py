@@ -352,10 +352,16 @@ def test_the_best_of_many_shapes_is_reached(
         ("l4", "bf16", (54.91, 59.4, 56.9)),
         ("l4", "tf32", (24.0, 25.69, 26.17)),
         ("l20", "bf16", (111.82, 114.14, 107.95)),
+        ("a40", "fp32", (23.01, 23.73, 22.82)),
+        ("a10g", "bf16", (62.48, 66.59, 69.47)),
+        ("a10g", "tf32", (30.95, 34.13, 34.71)),
+        ("a10g", "fp32", (23.37, 23.23, 22.43)),
+        ("mi210", "bf16", (120.55, 124.18, 130.83)),
+        ("p100", "fp32", (9.04, 9.5, 9.49)),
     ],
 )
 def test_large_squares_of_other_gpus_agree(name: str, dtype: str, measured: tuple[float, ...]) -> None:
-    """TFLOP/s in loops (zzc0721/torch-performance-test-data, issues 78, 107, 120, 185)."""
+    """TFLOP/s in loops (zzc0721/torch-performance-test-data, issues 78, 107, 120, 126, 180, 185, 195)."""
     squares = [Gemm(m=m, n=m, k=m, dtype=dtype) for m in (4096, 8192, 10240)]
     rates = [gemm.flops / price_s(gemm, catalog.device(name), TRAINING) / 1e12 for gemm in squares]
     assert sum(rates) == pytest.approx(sum(measured), rel=0.1)

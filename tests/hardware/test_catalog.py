@@ -83,7 +83,8 @@ def test_half_the_width_is_twice_the_rate(device: Device, wide: str, narrow: str
 
 def test_the_two_16_bit_formats_are_equally_fast(device: Device):
     rates = device.tensor_flops_per_s
-    assert "bf16" not in rates or rates["bf16"] == rates["fp16"]
+    share = 0.5 if device.architecture.name == "cdna1" else 1.0
+    assert "bf16" not in rates or rates["bf16"] == share * rates["fp16"]
 
 
 def test_matrix_units_beat_vector_units(device: Device):
@@ -105,15 +106,15 @@ def test_fp32_of_nvidia_runs_on_vector_units_only(device: Device):
 
 
 def test_memory_is_plausible(device: Device):
-    assert 10e9 < device.memory_bytes < 320e9
-    assert 0.25e12 < device.memory_bytes_per_s < 10e12
-    assert 3e6 < device.l2_bytes < 150e6
+    assert 7e9 < device.memory_bytes < 320e9
+    assert 0.19e12 < device.memory_bytes_per_s < 10e12
+    assert 2e6 < device.l2_bytes < 150e6
     # A pass over the whole memory takes some tens of milliseconds on every card sold.
     assert 0.01 < device.memory_bytes / device.memory_bytes_per_s < 0.09
 
 
 def test_clock_and_power_are_plausible(device: Device):
-    assert 1.2e9 < device.boost_clock_hz < 3e9
+    assert 1.0e9 < device.boost_clock_hz < 3e9
     assert 70 <= device.power_limit_w <= 1500
 
 
@@ -257,7 +258,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(kind: str, name: str):
 
 
 def test_the_nearest_device_is_the_one_meant():
-    with pytest.raises(DescriptorError, match="nearest: h100-pcie, h100-sxm, h100-sxm-96g-hbm2e;"):
+    with pytest.raises(DescriptorError, match="nearest: h100-nvl, h100-pcie, h100-sxm;"):
         catalog.device("h100")
 
 
@@ -286,7 +287,7 @@ def test_all_faults_of_a_cluster_come_at_once_names_included(tmp_path: Path):
         catalog.cluster(in_file(tmp_path, text))
     faults = "\n".join(caught.value.faults)
     assert len(caught.value.faults) == 5
-    assert "device: no device 'h900'; nearest: h100-pcie" in faults
+    assert "device: no device 'h900'; nearest: h100-nvl" in faults
     assert "scale_up: no fabric 'nvlynk-switch'; nearest: nvlink-switch" in faults
     assert "scale_out: 3 should be the name of a fabric" in faults
     assert "gpus_per_node = -8: should be greater than 0" in faults
