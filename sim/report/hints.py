@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from sim.report import units
 from sim.report.words import direction
 from sim.result import Result
-from workloads.layout import chunk_layers, micro_batches
+from workloads.layout import UNSET, chunk_layers, micro_batches
 
 # Losses below this share of the step are not worth a change of layout.
 WORTH = 0.10
@@ -55,7 +55,7 @@ def _loss_hints(result: Result, part: str, share: str) -> Iterator[str]:
 def _bubble_hint(result: Result, share: str) -> str:
     layout, count = result.job.layout, micro_batches(result.job.layout, result.job.training)
     others = ["more micro-batches for each replica (a larger training.global_batch or a smaller dp)"]
-    if layout.vp == 1 and layout.pp > 1:
+    if layout.vp == 1 and layout.pp > 1 and layout.schedule in UNSET:
         others.append("layout.vp = 2")
     others.append(f"a smaller layout.pp (now {layout.pp})")
     ways = f"{', '.join(others[:-1])} or {others[-1]}"
@@ -67,7 +67,8 @@ def _slow_stage(result: Result) -> str:
     busy, layout = result.busy_s, result.job.layout
     slowest = max(range(len(busy)), key=busy.__getitem__)
     longer = busy[slowest] / (sum(busy) / len(busy)) - 1.0
-    movable = chunk_layers(result.job.trained, layout)[slowest :: layout.pp]
+    dealt = chunk_layers(result.job.trained, layout)
+    movable = [dealt[number] for route in layout.routes for number, at in enumerate(route) if at.stage == slowest]
     if longer < IMBALANCE or max(movable) < 2:
         return ""
     more = units.percent(longer)

@@ -40,3 +40,13 @@ def test_a_stage_is_busy_as_long_as_its_layers_take():
 
 def test_one_layer_cannot_be_moved():
     assert "is busy" not in advice(vp=2, chunk_layers="1x8")
+
+
+def test_the_layers_of_a_stage_are_those_that_its_routes_have():
+    """Folded, parts 3 and 6 of 8 lie on the third stage, and the last part with the head on the first."""
+    assert "Stage 2 is busy" in advice(vp=2, schedule="zero_bubble_v", chunk_layers="0 1 2 1 1 2 1 0")
+
+
+@pytest.mark.parametrize(("schedule", "said"), [("auto", True), ("one_f_one_b", False), ("zero_bubble", False)])
+def test_more_chunks_are_proposed_where_the_schedule_is_left_open(schedule: str, said: bool):
+    assert ("layout.vp = 2" in advice(schedule=schedule)) == said
