@@ -15,7 +15,7 @@ from sim.result import Result
 from workloads.build import build
 from workloads.graph import Message, Program, Segment, blocks, leaf_ops
 from workloads.ops import Op
-from workloads.parallelism import data
+from workloads.parallelism import data, pipeline
 
 
 def simulate(job: Job, cost_model: CostModel | None = None) -> Result:
@@ -37,7 +37,7 @@ def played(job: Job, program: Program, prices: Mapping[Op, Price], cost_model: C
     if load.clock < 1.0:
         prices = slowed(prices, program, job.machine, load.clock)
         times = block_times(job, program, prices)
-    op_seconds = [_seconds(op, times, prices) for op in program.ops]
+    op_seconds = [_seconds(op, times, prices, job.host.between_s) for op in program.ops]
     seconds = task_seconds(program, op_seconds, times, ahead=job.runs_ahead)
     timeline = play(
         program.tasks,
@@ -68,8 +68,11 @@ def block_times(job: Job, program: Program, prices: Mapping[Op, Price]) -> dict[
     return {id(block): play_block(block, seconds, host, *rates) for block in blocks(program)}
 
 
-def _seconds(op: Segment | Message, times: Mapping[int, BlockTime], prices: Mapping[Op, Price]) -> float:
+def _seconds(
+    op: Segment | Message, times: Mapping[int, BlockTime], prices: Mapping[Op, Price], between_s: float
+) -> float:
     if isinstance(op, Message):
         seconds = sum(prices[message].seconds for message in op.ops)
+        seconds += between_s if op.name == pipeline.SEND_RECV else 0.0
         return seconds / contention.MESSAGE_RATE if op.beside else seconds
     return segment_s(op, times)

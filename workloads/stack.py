@@ -185,6 +185,7 @@ class Host:
     )
     reads_gates: bool = False  # it waits in front of the forward activation of experts, where that clamps
     read_s: Annotated[float, Ge(0)] = 0.0  # until the next launch, once the host has waited
+    between_s: Annotated[float, Ge(0)] = 0.0  # likewise for each message between pipeline stages, with its launch
     loss_s: Annotated[float, Ge(0)] = 0.0  # likewise where it reads the loss of every micro-batch; 0: it does not
     blocking: bool = False  # CUDA_LAUNCH_BLOCKING=1: every launch waits for the kernel
     synchronise_s: Annotated[float, Ge(0)] = 0.0  # gap that a blocking launch leaves

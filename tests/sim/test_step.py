@@ -296,3 +296,12 @@ def test_a_stack_runs_on_every_machine_that_has_its_data_type(name: str):
     result = simulate(job)
     assert 0.0 < result.load.clock <= 1.0
     assert 0.0 < result.power_w <= machine.device.power_limit_w
+
+
+def test_a_host_that_waits_for_messages_between_stages_launches_late_behind_each():
+    """Two stages: the first and the last micro-batch wait for two messages each that nothing hides."""
+    waiting = stack("megatron-lm-2022")
+    ready = changed(waiting, host={"between_s": 0.0})
+    late, early = (simulate(make_job(on=on, pp=2, training={"global_batch": 4}), SIMPLE) for on in (waiting, ready))
+    more_s = late.step_s - early.step_s
+    assert 2 * waiting.host.between_s <= more_s <= 8 * waiting.host.between_s

@@ -8,6 +8,7 @@ from workloads.shard import Shard
 
 STREAM = "pp"
 DIMENSION = "pp"
+SEND_RECV = "send_recv"  # name of the messages between stages
 
 
 def stage_stride(shard: Shard) -> int:
@@ -28,9 +29,9 @@ def activations(shard: Shard, stages: tuple[int, ...]) -> Message:
     size_sent = size / layout.tp if split else size
     send = Transfer(bytes=size_sent, stride=last - first, source=first, ranks=layout.pp)
     if not split:
-        return Message(name="send_recv", ops=(send,), dimension=DIMENSION)
+        return Message(name=SEND_RECV, ops=(send,), dimension=DIMENSION)
     gather = Collective(op="all_gather", bytes=size, ranks=layout.tp, dtype=shard.precision.activation)
-    return Message(name="send_recv", ops=(send, gather), dimension=DIMENSION)
+    return Message(name=SEND_RECV, ops=(send, gather), dimension=DIMENSION)
 
 
 def send_of(message: Message) -> Message:
