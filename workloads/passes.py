@@ -42,9 +42,8 @@ class Passes:
         self.stage = chunks[0].stage
         self.whole = [_Kinds(blocks, chunk) for chunk in chunks]
         self.each_route = micro_batches(blocks.shard.layout, blocks.shard.training) // len(blocks.shard.layout.routes)
-        self.left = [self.each_route] * len(
-            chunks
-        )  # micro-batches whose gradients of weights are to come, of each chunk
+        # Of each chunk, micro-batches whose gradients of weights are to come.
+        self.left = [self.each_route] * len(chunks)
         self.reduced: list[int] = []
         self.held: tuple[int, int] | None = None
         # What every pass asks for, worked out once.

@@ -7,7 +7,7 @@ profiled ones).
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from heapq import heappop, heappush
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ class _Event(NamedTuple):
     place: Place = Place(0, 0)
 
 
-@cache
+@lru_cache(maxsize=2)
 def planned(routes: tuple[Route, ...], micro_batches: int, most: int) -> tuple[tuple[Slot, ...], ...]:
     """The passes of each stage.
 
@@ -63,7 +63,7 @@ class _Plan:
         self.done: Counter[tuple[Direction, Place]] = Counter()
         self.free = [0] * stages
         self.kept = [0.0] * stages
-        self.forward = [False] * stages  # whether the last step on was a forward pass
+        self.forward = [False] * stages  # whether the last pass but W was a forward one: F and I take turns
         self.events = [_Event(0, choice=True, stage=stage) for stage in range(stages)]
 
     def arrive(self, event: _Event) -> None:
