@@ -48,14 +48,16 @@ def breakdown(
     times: Mapping[int, BlockTime],
     timeline: Timeline,
     task_seconds: Sequence[float],
-    windows_s: tuple[Sequence[float] | NDArray[np.float64], Sequence[float] | NDArray[np.float64]],
+    begin_s: Sequence[float],
+    span_s: float,
     host_s: float,
 ) -> dict[str, float]:
     """Part -> seconds, a mean over ranks. Parts that are zero are left out.
 
     Args:
         task_seconds: of each task of the program, undisturbed.
-        windows_s: when the step of each rank begins, and when it ends.
+        begin_s: when the step of each rank begins.
+        span_s: how long it is from there, without `host_s`.
         host_s: what the host adds at the end of a step.
     """
     total: dict[str, float] = {}
@@ -76,7 +78,7 @@ def breakdown(
         mine = np.flatnonzero(rank_of == rank)
         computing = mine[on_compute[mine]]
         _add(total, "exposed offload", float((timeline.start_s - ready_s)[computing].sum()))
-        idle = _gaps(timeline, ready_s, computing, (windows_s[0][rank], windows_s[1][rank]))
+        idle = _gaps(timeline, ready_s, computing, (begin_s[rank], begin_s[rank] + span_s))
         exposed = _overlap(*idle, timeline, mine[~on_compute[mine]])
         exposed_data = _overlap(*idle, timeline, mine[of_data[mine]])
         _add(total, "exposed dp", exposed_data)

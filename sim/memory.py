@@ -155,8 +155,9 @@ def _activation_bytes(blocks: Blocks, chunks: tuple[Chunk, ...]) -> float:
     shard = blocks.shard
     layout, count = shard.layout, micro_batches(shard.layout, shard.training)
     kept = [chunk_kept_bytes(blocks, chunk) for chunk in chunks]
-    put_off = [chunk_put_off_bytes(blocks, chunk) for chunk in chunks]
-    order = schedule(layout.schedule_name).order(chunks[0].stage, layout.pp, layout.vp, count)
+    plan = schedule(layout.schedule_name)
+    put_off = [chunk_put_off_bytes(blocks, chunk) for chunk in chunks] if plan.SPLITS else []
+    order = plan.order(chunks[0].stage, layout.pp, layout.vp, count)
     return most_kept(paired(order) if layout.expert_overlap else order, kept, put_off)
 
 

@@ -46,8 +46,13 @@ class Result:
     @cached_property
     def step_s(self) -> float:
         """From the start of one step to the start of the next."""
+        return self._span_s + self.job.host.step_s
+
+    @cached_property
+    def _span_s(self) -> float:
+        """Of the step, without what the host adds at its end."""
         begin, end = self._windows
-        return float((end - begin).max()) + self.job.host.step_s
+        return float((end - begin).max())
 
     @cached_property
     def _windows(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -105,10 +110,8 @@ class Result:
     @cached_property
     def breakdown(self) -> dict[str, float]:
         """Part -> seconds, a mean over ranks; they add up to `step_s`."""
-        host_s = self.job.host.step_s
-        begin_s = self._windows[0]
-        end_s = begin_s + self.step_s - host_s
-        return breakdown(self.program, self.times, self.timeline, self.task_seconds, (begin_s, end_s), host_s)
+        begin_s, host_s = self._windows[0].tolist(), self.job.host.step_s
+        return breakdown(self.program, self.times, self.timeline, self.task_seconds, begin_s, self._span_s, host_s)
 
     @property
     def busy_s(self) -> tuple[float, ...]:

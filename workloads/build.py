@@ -11,7 +11,7 @@ from workloads.layout import micro_batches
 from workloads.optimizer import finish
 from workloads.parallelism import pipeline
 from workloads.passes import Passes
-from workloads.routes import Place
+from workloads.routes import Place, positions
 from workloads.schedules import Slot, paired, schedule
 from workloads.shard import Shard
 from workloads.stage import Blocks, stage_chunks
@@ -61,7 +61,7 @@ class _Sender:
         self.weave = weave
         self.stages = shard.layout.pp
         self.routes = shard.layout.routes
-        self.place = {place: (route, number) for route in self.routes for number, place in enumerate(route)}
+        self.place = positions(self.routes)
         how = shard.stack.overlap.pipeline
         self.stream = COMPUTE if how in ("none", "blocking") else pipeline.STREAM
         self.meets, self.blocks = how == "rendezvous", how == "blocking"

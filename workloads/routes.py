@@ -1,5 +1,6 @@
 """Where the parts of a model lie on the stages of a pipeline, and the routes that micro-batches take through them."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -12,6 +13,12 @@ class Place(NamedTuple):
 
 
 Route = tuple[Place, ...]  # the places of the parts of a model, from the embedding to the head
+
+
+@cache
+def positions(routes: tuple[Route, ...]) -> Mapping[Place, tuple[Route, int]]:
+    """Every place -> its route, and the number in the model of the part that lies there."""
+    return {place: (route, number) for route in routes for number, place in enumerate(route)}
 
 
 @cache

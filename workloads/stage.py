@@ -16,6 +16,7 @@ from workloads.parallelism import expert
 from workloads.parameters import Parameters, summed
 from workloads.pieces import Piece, for_inputs, for_weights
 from workloads.recompute import kept_bytes, needed, run_again
+from workloads.routes import positions
 from workloads.shard import Shard
 
 # What the segments of each direction are called.
@@ -162,8 +163,8 @@ def stage_chunks(shard: Shard, stage: int) -> tuple[Chunk, ...]:
     layout = shard.layout
     dealt, ends = chunk_layers(shard.model, layout), not shard.training.layers_alone
     layers = (*dealt[:-1], dealt[-1] + shard.model.mtp_layers)
-    numbered = [(number, place) for route in layout.routes for number, place in enumerate(route)]
-    places = sorted((place.chunk, number) for number, place in numbered if place.stage == stage)
+    numbered = positions(layout.routes).items()
+    places = sorted((place.chunk, number) for place, (_, number) in numbered if place.stage == stage)
     left = recomputed_layers(shard.training, sum(layers[number] for _, number in places))
     chunks = []
     for index, number in places:

@@ -6,6 +6,7 @@ from sim.report import units
 from sim.report.words import direction
 from sim.result import Result
 from workloads.layout import UNSET, chunk_layers, micro_batches
+from workloads.routes import positions
 
 # Losses below this share of the step are not worth a change of layout.
 WORTH = 0.10
@@ -68,7 +69,7 @@ def _slow_stage(result: Result) -> str:
     slowest = max(range(len(busy)), key=busy.__getitem__)
     longer = busy[slowest] / (sum(busy) / len(busy)) - 1.0
     dealt = chunk_layers(result.job.trained, layout)
-    movable = [dealt[number] for route in layout.routes for number, at in enumerate(route) if at.stage == slowest]
+    movable = [dealt[number] for at, (_, number) in positions(layout.routes).items() if at.stage == slowest]
     if longer < IMBALANCE or max(movable) < 2:
         return ""
     more = units.percent(longer)

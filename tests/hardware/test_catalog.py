@@ -1,6 +1,6 @@
 import tomllib
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -316,3 +316,15 @@ def test_softmax_of_a_kernel_that_there_is_not_is_refused(tmp_path: Path):
 def test_the_minimal_cluster_file_has_no_key_too_many():
     wanted = {field.name for field in fields(Cluster)} - {"nodes"}
     assert tomllib.loads(cluster_text()).keys() == wanted
+
+
+def test_an_architecture_says_what_it_is_like_and_differs_in():
+    chip, other = catalog.architecture("ampere-ga10x"), catalog.architecture("ampere")
+    assert replace(chip, name=other.name, source=other.source, vector_share=other.vector_share) == other
+    assert chip.vector_share < other.vector_share
+
+
+def test_an_architecture_is_like_one_that_there_is(tmp_path: Path):
+    path = in_file(tmp_path, 'name = "own"\nsource = "mine"\nlike = "amper"', "own.toml")
+    with pytest.raises(DescriptorError, match="like: no architecture 'amper'; nearest: ampere"):
+        catalog.architecture(path)

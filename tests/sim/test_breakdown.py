@@ -172,7 +172,7 @@ def test_a_pipeline_worked_by_hand():
     timeline = play(program.tasks, seconds)
     assert timeline.seconds == 17.0
     # Idle: rank 0 from 3 to 10 and 3 s of gradients; rank 1 from 0 to 3 and from 10 to 17. Half of all for the mean.
-    assert breakdown(program, times, timeline, seconds, ([0.0, 0.0], [17.0, 17.0]), 1.0) == {
+    assert breakdown(program, times, timeline, seconds, [0.0, 0.0], 17.0, 1.0) == {
         "forward": 2.0,
         "backward": 4.0,
         "exposed pp": 1.0,
