@@ -1,4 +1,4 @@
-"""Zero-bubble with the memory of 1F1B: weight gradients wait, to fill bubbles (ZB-H1, Qi et al., arXiv:2401.10241).
+"""Zero-bubble: weight gradients wait, to fill bubbles in the memory of 1F1B (ZB-H1, Qi et al., arXiv:2401.10241).
 
 Searched schedules of that memory, ZB-1p, have the same bubble (there, Table 5).
 """

@@ -1,4 +1,4 @@
-"""Zero-bubble with twice the memory of 1F1B: next to none where updates wait for nobody (ZB-2p, arXiv:2401.10241)."""
+"""Zero-bubble with twice the memory: hardly a bubble where updates wait for nobody (ZB-2p, arXiv:2401.10241)."""
 
 from collections.abc import Sequence
 
