@@ -50,6 +50,11 @@ def model_of(row: Mapping[str, str]) -> Model:
     return model
 
 
+def names_of(model: Model) -> frozenset[str]:
+    """Models of the catalogue with the sizes of a model, whatever a row calls it and however many layers ran."""
+    return frozenset(alike.name for alike in _by_sizes().get(_sizes(model), ()))
+
+
 def _latent(row: Model, alike: Sequence[Model]) -> Model:
     """The one with latent attention among the models with the sizes of a row, in as many layers.
 

@@ -13,7 +13,7 @@ from sim.catalog import stack, stacks
 from sim.cells import SkippedRowError, positive, whole
 from sim.job import Job
 from sim.row_model import model_of
-from sim.usual import as_tuned, deduplicates, interleaved, release
+from sim.usual import as_tuned, exchanged, interleaved, release
 from workloads.chunks import spelt
 from workloads.errors import WorkloadError, unknown
 from workloads.layout import UNSET, ContextMode, ExpertMode, Layout, Training, chunk_layers
@@ -65,7 +65,7 @@ OVERLAP_WORDS: Mapping[str, Mapping[str, Any]] = {
 # Words behind the name of a model, as NVIDIA's tables have them: `DeepSeekV3 (w/o MTP)`, `Qwen3_30B_a3B (tokendrop)`
 WITH_MTP, WITHOUT_MTP, DROPS_TOKENS = "w/ mtp", "w/o mtp", "tokendrop"
 # Year and month in the words of a source, as NVIDIA numbers its containers and frameworks: ngc24.09, 24.07, 26.04.01
-RELEASE = re.compile(r"(?<![\d.])(2\d)\.(0[1-9]|1[0-2])(?:\.\d\d)?(?![\d.])")
+RELEASE = re.compile(r"(?<![\d.])(2\d)\.(0[1-9]|1[0-2])(?:\.(0[1-9]|[12]\d))?(?![\d.])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,13 +123,12 @@ def _stated(row: Row, open_inputs: frozenset[str]) -> Job:
 
 def _with_the_usual(row: Row, stated: Job, open_inputs: frozenset[str]) -> Job:
     """With what is usual where the row leaves it open; of a tuned recipe that is not given, the usual of recipes."""
-    job, tuned = stated, "recompute" in open_inputs
-    if not row.get("expert_mode") and deduplicates(job, _date(row)):
-        job = replace(job, layout=replace(job.layout, expert_mode="deduplicated"))
+    tuned, ran = "recompute" in open_inputs, _date(row)
+    job = exchanged(stated, ran, mode=not row.get("expert_mode"), overlap=tuned and not row.get("expert_overlap"))
     says_so = _named_schedule(row, job.layout.pp) == "interleaved"
     if not row.get("vp") and (says_so or tuned):
         job = interleaved(job, named=says_so)
-    return as_tuned(job, fixed_shapes=DROPS_TOKENS in _model_words(row)) if tuned else job
+    return as_tuned(job, fixed_shapes=DROPS_TOKENS in _model_words(row), ran=ran) if tuned else job
 
 
 def _assumed(row: Row, stated: Job, job: Job, open_inputs: frozenset[str]) -> Iterator[str]:
@@ -141,7 +140,7 @@ def _assumed(row: Row, stated: Job, job: Job, open_inputs: frozenset[str]) -> It
     of_recipe = job.stack.name != _stack(row).name
     if of_recipe or (not _date(row) and job.stack.name != (row["stack"] or job.stack.name)):
         yield f"stack = {job.stack.name}"
-    for key in ("expert_mode", "vp"):
+    for key in ("expert_mode", "expert_overlap", "vp"):
         if getattr(job.layout, key) != getattr(stated.layout, key):
             yield f"{key} = {getattr(job.layout, key)}"
     if job.trained.mtp_layers and not row.get("mtp_layers") and WITH_MTP not in _model_words(row):
@@ -292,9 +291,14 @@ def _stack(row: Row, *, tuned: bool = False) -> Stack:
 
 
 def named_release(row: Row) -> str:
-    """Year and month of the release that the source names, the latest one; blank where it names none."""
+    """Year and month of the release that the source names, the latest one; blank where it names none.
+
+    A patch of a release is as many days later as its number says, so that what came with it can be told.
+    """
     named = RELEASE.findall(f"{row.get('source') or ''} {row.get('cite') or ''}")
-    return max((f"20{year}-{month}" for year, month in named), default="")
+    return max(
+        (f"20{year}-{month}" + (f"-{int(patch) + 1:02}" if patch else "") for year, month, patch in named), default=""
+    )
 
 
 def _date(row: Row) -> date | None:

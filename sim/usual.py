@@ -6,15 +6,17 @@ Nothing here knows what was measured (docs/tasks/validate.md, what is assumed).
 from dataclasses import replace
 from datetime import date, timedelta
 from math import ceil
+from typing import Any
 
 from hardware.types import Cluster, Device
 from sim.cells import SkippedRowError
 from sim.job import Job
 from sim.memory import peak_memory
+from sim.row_model import names_of
 from sim.step import simulate
 from workloads.errors import WorkloadError
 from workloads.layout import missing_module
-from workloads.stack import Stack
+from workloads.stack import ExpertRecipe, Spread, Stack
 
 # How long a device has been sold when a run on it is published, in the middle (docs/tasks/validate.md, what is assumed)
 PUBLISHED_AFTER = timedelta(days=548)
@@ -28,14 +30,15 @@ def release(stack: Stack, device: Device, ran: date | None = None) -> str:
     return min(past)[1] if past else stack.name
 
 
-def as_tuned(job: Job, *, fixed_shapes: bool = False) -> Job:
+def as_tuned(job: Job, *, fixed_shapes: bool = False, ran: date | None = None) -> Job:
     """With what is usual in tuned recipes of its stack: graphs, and what is run again.
 
     Experts of `fixed_shapes` have as many rows each, whatever the router says, and are captured everywhere. Raises
     SkippedRowError where nothing fits.
     """
-    recipes = job.stack.recipes
-    captured = recipes.graphs == "all" or fixed_shapes or _is_rack(job.cluster)
+    usual = job.stack.recipes.graphs == "all" or _is_rack(job.cluster)
+    said = _of_recipes(job, ran).graphs
+    captured = fixed_shapes or (usual if said is None else said)
     graph = "graph" if captured and "graph" in job.stack.host.launch_s else ""
     return _least_that_fits(replace(job, execution=job.execution or graph))
 
@@ -76,7 +79,7 @@ def interleaved(job: Job, *, named: bool) -> Job:
     usual = job.stack.recipes.interleaves and job.training.task != "lora"
     if job.layout.pp == 1 or not (named or usual):
         return job
-    found = replace(job, layout=replace(job.layout, vp=ceil(job.model.layers / job.layout.pp)))
+    found = _laid_out(job, vp=ceil(job.model.layers / job.layout.pp))
     try:
         found.shard()
     except WorkloadError as error:
@@ -86,16 +89,47 @@ def interleaved(job: Job, *, named: bool) -> Job:
     return found
 
 
-def deduplicates(job: Job, ran: date | None = None) -> bool:
-    """Whether a row is sent once to a rank, however many of its experts that has.
+def exchanged(job: Job, ran: date | None, *, mode: bool, overlap: bool) -> Job:
+    """With rows of experts exchanged as recipes of the day have it: the `mode`, and the `overlap` where the job can.
 
-    Experts that are spread over nodes and come in groups, so that few nodes have those of a token: such a router is
-    made for it (DeepSeek-AI, arXiv:2412.19437, 2.1.2). Within a rack, as recipes of the day have it.
+    Experts that are spread over nodes and come in groups, so that few nodes have those of a token, send each row once
+    in any case: such a router is made for it (DeepSeek-AI, arXiv:2412.19437, 2.1.2).
     """
-    since, spread = job.stack.recipes.deduplicated_from, job.layout.ep * job.layout.expert_tp
-    if spread > job.cluster.domain_gpus:
-        return job.model.expert_groups > 1
-    return job.layout.ep > 1 and _is_rack(job.cluster) and bool(since and ran and ran >= since)
+    usual = _of_recipes(job, ran)
+    grouped = job.model.expert_groups > 1 and _spread(job) == "nodes"
+    if mode:
+        job = _laid_out(job, expert_mode="deduplicated" if grouped else usual.mode)
+    beside = _laid_out(job, expert_overlap=True)
+    return beside if overlap and usual.overlap and _goes(beside) else job
+
+
+def _of_recipes(job: Job, ran: date | None) -> ExpertRecipe:
+    """What the recipes of its stack that apply say of each key, the last one counting; nothing of an unknown day."""
+    said: dict[str, Any] = {"mode": "all_to_all", "overlap": False, "graphs": None}
+    names, device, precision = names_of(job.model), job.cluster.device.name, job.training.precision
+    for recipe in job.stack.recipes.experts if job.layout.ep > 1 else ():
+        if ran and recipe.applies(names, device, precision, _spread(job), ran):
+            said |= {key: getattr(recipe, key) for key in said if getattr(recipe, key) is not None}
+    return ExpertRecipe(since=date.min, **said)
+
+
+def _spread(job: Job) -> Spread:
+    """Where the experts of a layer are."""
+    if job.layout.ep * job.layout.expert_tp > job.cluster.domain_gpus:
+        return "nodes"
+    return "rack" if _is_rack(job.cluster) else "node"
+
+
+def _laid_out(job: Job, **keys: Any) -> Job:
+    return replace(job, layout=replace(job.layout, **keys))
+
+
+def _goes(job: Job) -> bool:
+    try:
+        job.shard()
+    except WorkloadError:
+        return False
+    return True
 
 
 def _is_rack(cluster: Cluster) -> bool:

@@ -3,12 +3,14 @@
 A stack is a TOML file in `stacks/`. Every entry is a fact about the software, true for all that runs on it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
+
+from workloads.layout import ExpertMode
 
 EXECUTIONS = ("eager", "compile", "graph")
 STRICT: Mapping[str, object] = {"extra": "forbid", "allow_inf_nan": False}
@@ -204,6 +206,32 @@ def _at_pace(cost: float | Mapping[str, float], factor: float) -> float | dict[s
     return {key: value * factor for key, value in cost.items()} if isinstance(cost, Mapping) else cost * factor
 
 
+Spread = Literal["node", "rack", "nodes"]  # where the experts of a layer are: in a node, in a rack of more, over those
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertRecipe:
+    """How recipes exchange rows of experts from a day on; what it does not name is any."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    since: date
+    models: tuple[str, ...] = ()  # of the catalogue
+    devices: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    spread: Spread | None = None
+    mode: ExpertMode | None = None  # None: it does not say
+    overlap: bool | None = None  # beside the computation of another pass
+    graphs: bool | None = None
+
+    def applies(self, names: Collection[str], device: str, precision: str, spread: Spread, day: date) -> bool:
+        """Whether it is that of a model, under any of its names, on a device on a day."""
+        named = not self.models or not set(self.models).isdisjoint(names)
+        on_device = not self.devices or device in self.devices
+        in_precision = not self.precisions or precision in self.precisions
+        return named and on_device and in_precision and self.spread in (None, spread) and day >= self.since
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipes:
     """What is usual on the stack where figures of a tuned recipe are published and the recipe is not."""
@@ -217,7 +245,9 @@ class Recipes:
     interleaves: bool = False  # one layer to each chunk of a pipeline
     # Where CUDA graphs are taken, if the stack has them: wherever it runs, or in racks of one NVLink domain
     graphs: Literal["all", "racks"] = "all"
-    deduplicated_from: date | None = None  # from when on a row goes once to a rank, where experts stay within a rack
+    experts: tuple[
+        ExpertRecipe, ...
+    ] = ()  # how experts exchange rows: of each key the last one that applies and says it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

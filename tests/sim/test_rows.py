@@ -295,6 +295,9 @@ def test_rows_are_sent_once_where_experts_are_spread_over_nodes_and_groups_limit
 
 
 RACK = {"device": "gb200", "gpus_per_node": "4", "fabric": "nvl72"}
+NODE = {"device": "b200-sxm", "gpus_per_node": "8", "fabric": "nvlink-switch"}
+MIXED = {"family": "moe", "layers": "94", "hidden": "4096", "ffn": "1536", "heads": "64", "kv_heads": "4"}
+MIXED |= {"vocab": "151936", "experts": "128", "topk": "8", "pp": "8"}
 
 
 @pytest.mark.parametrize(
@@ -304,12 +307,15 @@ RACK = {"device": "gb200", "gpus_per_node": "4", "fabric": "nvl72"}
         ({"cite": "26.04.01 container"}, "deduplicated"),
         ({"date": "2025-11"}, "all_to_all"),
         ({}, "all_to_all"),
-        ({"date": "2026-02", "device": "b200-sxm", "gpus_per_node": "8", "fabric": "nvlink-switch"}, "all_to_all"),
+        (MIXED | {"date": "2026-02"}, "deduplicated"),
+        (MIXED | NODE | {"date": "2026-02"}, "all_to_all"),
+        (NODE | {"date": "2026-02"}, "deduplicated"),
+        (NODE | {"date": "2026-01"}, "all_to_all"),
         ({"date": "2026-02", "expert_mode": "all_to_all"}, "all_to_all"),
         ({"date": "2026-02", "stack": "torchtitan"}, "all_to_all"),
     ],
 )
-def test_within_a_rack_rows_are_sent_once_since_recipes_have_it(cells, mode):
+def test_rows_are_sent_once_in_racks_and_of_some_models_in_nodes_since_recipes_have_it(cells, mode):
     assert job(**DEEPSEEK | RACK | cells).layout.expert_mode == mode
 
 
@@ -330,6 +336,28 @@ def test_a_recipe_that_is_not_given_is_taken_as_tuned_on_its_machine(cells, exec
     assert (found.job.execution, found.job.stack.name) == (execution, name)
     assert ("stack = megatron-bridge" in found.assumed) == (name == "megatron-bridge")
     assert ("execution = graph" in found.assumed) == (execution == "graph")
+
+
+@pytest.mark.parametrize(
+    ("cells", "overlaps"),
+    [
+        ({"cite": "26.04.01", "pp": "8", "vp": "2", "ep": "32"}, True),
+        ({"cite": "26.04", "pp": "8", "vp": "2", "ep": "32"}, False),
+        ({"cite": "26.04.01"}, False),  # within nodes
+        ({"cite": "26.04.01", "pp": "8", "vp": "2", "ep": "32", "precision": "bf16"}, False),
+        ({"cite": "26.04.01", "pp": "8", "vp": "2", "ep": "32", "zero": "3"}, False),  # which cannot
+        ({"cite": "26.04.01", "pp": "8", "vp": "2", "ep": "32", "expert_overlap": "no"}, False),
+    ],
+)
+def test_exchanges_run_beside_computation_since_recipes_have_it(cells, overlaps):
+    found = described(ROW | DEEPSEEK | {"cite": ""} | cells)
+    assert found.job.layout.expert_overlap == overlaps
+    assert ("expert_overlap = True" in found.assumed) == overlaps
+
+
+def test_graphs_are_taken_outside_of_racks_where_recipes_of_the_model_have_them():
+    assert job(**DEEPSEEK | MIXED | NODE | {"date": "2026-07"}).execution == "graph"
+    assert job(**DEEPSEEK | MIXED | NODE | {"date": "2026-04"}).execution == ""
 
 
 def test_words_on_overlap_hold_for_the_stack_of_a_recipe_too():

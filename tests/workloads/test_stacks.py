@@ -12,9 +12,11 @@ from hardware.descriptor import DescriptorError, read_toml
 from sim.catalog import STACKS, stack, stacks
 from tests.conftest import GPT, LLAMA, make_job
 from workloads.build import build
+from workloads.catalog import models
 from workloads.graph import leaf_ops, verify
 from workloads.layout import recompute_fault
 from workloads.ops import Attention, Pointwise, traffic_table
+from workloads.precision import PRECISIONS
 from workloads.stack import EXECUTIONS, Kernels, Optimizer, Stack
 
 every_stack = pytest.mark.parametrize("name", stacks())
@@ -233,3 +235,11 @@ def test_every_time_of_a_host_goes_with_its_pace_and_nothing_else():
         else:
             assert became == {key: 2.0 * cost for key, cost in was.items()}
     assert host.paced(1.0) == replace(host, pace=1.0)
+
+
+@every_stack
+def test_recipes_of_experts_are_of_models_and_precisions_that_there_are(name):
+    for recipe in stack(name).recipes.experts:
+        assert set(recipe.models) <= set(models())
+        assert set(recipe.devices) <= set(hardware.devices())
+        assert set(recipe.precisions) <= set(PRECISIONS)
