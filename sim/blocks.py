@@ -77,7 +77,13 @@ class Launches:
             return rate * self.costs.launch_s[self._outside] + dealt + op.batch * self.costs.expert_s
         again = block.phase == "recompute" and self.execution == "eager" and not _is_cast(op)
         launched = rate * self.costs.launch_s[self.execution if block.name == LAYER else self._outside]
-        return launched + (self.costs.again_s.get(self.recompute, 0.0) if again else 0.0) + self._groups_s(op)
+        chained = rate * self._chain_s(op) if self.execution == "eager" else 0.0
+        return launched + chained + (self.costs.again_s.get(self.recompute, 0.0) if again else 0.0) + self._groups_s(op)
+
+    def _chain_s(self, op: Op) -> float:
+        """Further, for a module that is a chain of kernels, each of them after the first one."""
+        further = op.kernels - op.kernels_of_groups - 1.0 if isinstance(op, Pointwise) else 0.0
+        return max(further, 0.0) * self.costs.chain_s
 
     def _groups_s(self, op: Op) -> float:
         """Further, for kernels that PyTorch launches for each group of rows."""

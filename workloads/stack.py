@@ -171,6 +171,7 @@ class Host:
     # For each GEMM over groups of rows further: routing and dispatch; and for each expert of the rank, hooks of weights
     group_s: Annotated[float, Ge(0)] = 0.0
     expert_s: Annotated[float, Ge(0)] = 0.0
+    chain_s: Annotated[float, Ge(0)] = 0.0  # in eager execution, for each further kernel of one that stands for several
     op_s: Annotated[float, Ge(0)] = 0.0  # for each kernel of each expert that nothing but PyTorch launches: biases
     # For each block of keys and values that comes around a ring of context parallelism, in one pass
     ring_s: Annotated[float, Ge(0)] = 0.0

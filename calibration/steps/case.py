@@ -16,7 +16,8 @@ CASES = "STEPTIME_CASES"
 TORCHTITAN = "torchtitan"
 MEGATRON = "megatron"
 SELECTIVE = "selective:"  # and modules, joined by a plus sign
-FLOAT8 = {TORCHTITAN: ("tensorwise", "rowwise"), MEGATRON: ("tensorwise", "delayed")}
+TRANSFORMERS = "transformers"
+FLOAT8 = {TORCHTITAN: ("tensorwise", "rowwise"), MEGATRON: ("tensorwise", "delayed"), TRANSFORMERS: ()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +142,7 @@ class Case:
 class Cases:
     """Shapes by name, and the runs in order of importance.
 
-    framework: that trains them, torchtitan or megatron.
+    framework: that trains them, torchtitan, megatron or transformers.
     """
 
     shapes: Mapping[str, Shape]
@@ -186,8 +187,9 @@ def _catalogued_sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _faults(case: Case, shapes: Mapping[str, Shape], framework: str) -> list[str]:
-    checks = _checks(case, shapes) | (_titan if framework == TORCHTITAN else _megatron)(case, shapes)
-    known = ", ".join(FLOAT8[framework])
+    of_framework = {TORCHTITAN: _titan, MEGATRON: _megatron, TRANSFORMERS: _transformers}[framework]
+    checks = _checks(case, shapes) | of_framework(case, shapes)
+    known = ", ".join(FLOAT8[framework]) or "none"
     checks[f"float8 {case.float8!r}; known: {known}"] = case.float8 in ("", *FLOAT8[framework])
     return [f"{case.name}: {fault}" for fault, right in checks.items() if not right]
 
@@ -227,4 +229,15 @@ def _megatron(case: Case, _: Mapping[str, Shape]) -> dict[str, bool]:
         f"recompute {case.recompute!r}; known: none, full, selective:MODULES": case.recompute in ("none", "full")
         or case.recompute.startswith(SELECTIVE),
         f"reduce {case.reduce!r}; known: float32, bfloat16": case.reduce in ("float32", "bfloat16"),
+    }
+
+
+def _transformers(case: Case, shapes: Mapping[str, Shape]) -> dict[str, bool]:
+    return {
+        "Transformers runs here on one GPU or under DDP alone": case.gpus == case.ddp,
+        "compile, overlap and schedules are other trainers'": not (case.compile or case.overlap)
+        and case.schedule == "1F1B",
+        f"{case.shape} has experts": case.shape not in shapes or not shapes[case.shape].experts,
+        f"recompute {case.recompute!r}; known: none, full": case.recompute in ("none", "full"),
+        f"reduce {case.reduce!r}; known: float32": case.reduce == "float32",
     }

@@ -1,11 +1,11 @@
-"""A case -> the file that its trainer reads: TOML for TorchTitan 0.2, JSON for our rank of Megatron-Core."""
+"""A case -> the file that its trainer reads: TOML for TorchTitan 0.2, JSON for ranks of our own."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from calibration.steps.case import MEGATRON, Case, Shape, chosen
+from calibration.steps.case import TORCHTITAN, Case, Shape, chosen
 
 Section = Mapping[str, object]
 MODEL = "steptime_llama"
@@ -21,15 +21,15 @@ def written(case: Case, assets: Path, folder: Path, steps: int, *, trace: bool =
     assets: where `corpus.build` put tokenizer and text.
     trace: whether the last step is profiled; the steps that prepare it are slower.
     """
-    if chosen().framework == MEGATRON:
-        return _of_megatron(case, folder, steps, trace=trace)
+    if chosen().framework != TORCHTITAN:
+        return _of_rank(case, folder, steps, trace=trace)
     path = folder / f"{case.name}.toml"
     tables = sections(case, assets, folder, steps) | (_profiling(steps) if trace else {})
     path.write_text(text(tables))
     return path
 
 
-def _of_megatron(case: Case, folder: Path, steps: int, *, trace: bool) -> Path:
+def _of_rank(case: Case, folder: Path, steps: int, *, trace: bool) -> Path:
     path = folder / f"{case.name}.json"
     shape = asdict(chosen().shapes[case.shape])
     path.write_text(json.dumps({"case": asdict(case), "shape": shape, "steps": steps, "trace": trace}))

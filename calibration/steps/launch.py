@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-from calibration.steps.case import MEGATRON, TORCHTITAN
+from calibration.steps.case import MEGATRON, TORCHTITAN, TRANSFORMERS
 
 # As in TorchTitan's own launch script; the second keeps `import` from opening the GPU in the process that forks.
 ENVIRONMENT = {
@@ -142,8 +142,9 @@ def _train_titan(config: Path) -> None:
     train.torch.distributed.destroy_process_group()
 
 
-def _train_megatron(config: Path) -> None:
-    importlib.import_module("calibration.steps.megatron").run(config)
+def _train_rank(module: str, config: Path) -> None:
+    """What a module of ours runs as a rank."""
+    importlib.import_module(module).run(config)
 
 
 def _wait(running: set[int], deadline: float) -> None:
@@ -207,7 +208,13 @@ TRAINERS: Mapping[str, Trainer] = {
     MEGATRON: Trainer(
         imports=("calibration.steps.megatron",),
         command=("-m", "calibration.steps.megatron"),
-        train=_train_megatron,
+        train=partial(_train_rank, "calibration.steps.megatron"),
         environment={"CUDA_DEVICE_MAX_CONNECTIONS": "1"},
+    ),
+    TRANSFORMERS: Trainer(
+        imports=("calibration.steps.hf",),
+        command=("-m", "calibration.steps.hf"),
+        train=partial(_train_rank, "calibration.steps.hf"),
+        environment={"HF_HUB_OFFLINE": "1"},
     ),
 }

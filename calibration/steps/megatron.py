@@ -5,10 +5,7 @@ does it, because it makes the host wait: the broadcast of a batch among the rank
 for NaN, which read every loss. Apex is not needed: Transformer Engine calls the product of cuBLAS that Apex would.
 """
 
-import json
-import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle
@@ -58,10 +55,9 @@ from transformer_engine.pytorch.cpp_extensions import (  # type: ignore[import-n
     general_gemm,
 )
 
+from calibration.steps import rank
 from calibration.steps.case import SELECTIVE, Case, Shape
-from calibration.steps.log import ACTIVE, DATA, METRICS, RESERVED, TOKENS
 
-GIB = float(1 << 30)
 BATCHES = 4  # different ones, in turn
 Batch = dict[str, Any]
 # Of GPT-OSS; GPTModel reads them off the configuration, which has no fields for them.
@@ -336,10 +332,8 @@ def loss_of(mask: Any, output: Any) -> tuple[Any, Any, dict[str, Any]]:
 
 def run(config: Path) -> None:
     """Trains the case of a file, in a process that has the environment of a rank; a line of metrics for each step."""
-    document = json.loads(config.read_text())
-    case, shape = Case(**document["case"]), Shape(**document["shape"])
-    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl", device_id=torch.device("cuda", torch.cuda.current_device()))
+    case, shape, _ = rank.read(config)
+    rank.joined()
     initialize_rerun_state_machine(mode=RerunMode.DISABLED)
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=case.tp,
@@ -351,44 +345,7 @@ def run(config: Path) -> None:
     )
     model_parallel_cuda_manual_seed(1234)
     init_num_microbatches_calculator(0, None, case.batch * case.ddp, case.micro_batch, case.ddp)
-    training = Training(case, shape)
-    for number in range(1, document["steps"] + 1):
-        loss, took_s = timed(training.step)
-        found = record(number, loss, case.global_batch * case.seq_len / case.gpus / took_s)
-        print(METRICS + json.dumps(found), flush=True)  # noqa: T201
-    if document["trace"]:
-        traced(training, config.with_suffix(f".{torch.distributed.get_rank()}.trace.json"))
-    torch.distributed.destroy_process_group()
-
-
-def timed(step: Callable[[], float]) -> tuple[float, float]:
-    """A loss, and the seconds of its step on this rank's clock: all ranks begin it together."""
-    torch.cuda.synchronize()
-    torch.distributed.barrier()
-    began = time.perf_counter()
-    loss = step()
-    torch.cuda.synchronize()
-    return loss, time.perf_counter() - began
-
-
-def record(number: int, loss: float, tokens_per_s_per_gpu: float) -> dict[str, float]:
-    """In TorchTitan's words, which `calibration.steps.log` reads."""
-    memory = torch.cuda.memory_stats()
-    return {
-        "step": number,
-        TOKENS: tokens_per_s_per_gpu,
-        ACTIVE: memory["active_bytes.all.peak"] / GIB,
-        RESERVED: memory["reserved_bytes.all.peak"] / GIB,
-        DATA: 0.0,
-        "loss_metrics/global_avg_loss": loss,
-    }
-
-
-def traced(training: Training, path: Path) -> None:
-    """A Kineto trace of one more step."""
-    with torch.profiler.profile() as profile:
-        timed(training.step)
-    profile.export_chrome_trace(str(path))
+    rank.trained(config, Training(case, shape).step)
 
 
 if __name__ == "__main__":

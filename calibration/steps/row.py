@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from calibration.steps.case import MEGATRON, Case, Shape, chosen
+from calibration.steps.case import MEGATRON, TRANSFORMERS, Case, Shape, chosen
 from calibration.steps.log import Measured
 
 HEADER = (
@@ -49,7 +49,7 @@ def row(
     return _inputs(number, case, shape, machine, file) | {
         "step_time_s": f"{measured.step_time_s:.6g}",
         "tokens_per_s_per_gpu": f"{measured.tokens_per_s_per_gpu:.1f}",
-        "memory_gb": f"{measured.reserved_gib:.2f}",
+        "memory_gb": f"{measured.active_gib if chosen().framework == TRANSFORMERS else measured.reserved_gib:.2f}",
         "memory_active_gb": f"{measured.active_gib:.2f}",
         "measured": "step_time_s;tokens_per_s_per_gpu;memory_gb",
         "outcome": "ok",
@@ -68,11 +68,27 @@ def failed(
 def _inputs(number: int, case: Case, shape: Shape, machine: Machine, file: str) -> dict[str, object]:
     blank: dict[str, object] = dict.fromkeys(COLUMNS, "")
     found = blank | _where(number, case, machine, file) | _model(case, shape) | _how(case, shape)
-    return found | (_of_megatron(number, case, machine) if chosen().framework == MEGATRON else {})
+    return found | _of_framework(number, case, shape, machine)
+
+
+def _of_framework(number: int, case: Case, shape: Shape, machine: Machine) -> dict[str, object]:
+    """What differs from TorchTitan."""
+    if chosen().framework == MEGATRON:
+        return _of_megatron(number, case, machine)
+    return _of_transformers(number, case, shape, machine) if chosen().framework == TRANSFORMERS else {}
+
+
+def _of_transformers(number: int, case: Case, shape: Shape, machine: Machine) -> dict[str, object]:
+    return {
+        "id": f"{machine.title}-HF-{number:04d}",
+        "source": f"steptime measurement, Transformers 5.17 on {machine.title}",
+        "stack": "transformers",
+        "qk_norm": "yes" if shape.model and shape.catalogued.qk_norm else "",
+        "overlap": "DDP, buckets of 25 MB" if case.ddp > 1 else "",
+    }
 
 
 def _of_megatron(number: int, case: Case, machine: Machine) -> dict[str, object]:
-    """What differs from TorchTitan."""
     return {
         "id": f"{machine.title}-MC-{number:04d}",
         "source": f"steptime measurement, Megatron-Core 0.16.1 on {machine.title}",

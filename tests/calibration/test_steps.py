@@ -356,3 +356,56 @@ def test_an_unknown_framework_and_a_choice_of_the_other_one_are_refused() -> Non
         parsed({"framework": "jax", "shapes": {"some": shape}, "case": [case]})
     with pytest.raises(ValueError, match="overlap is a choice with Megatron-Core alone"):
         parsed({"shapes": {"some": shape}, "case": [case]})
+
+
+TRANSFORMERS = shipped("transformers.toml")
+TRANSFORMERS_FILE = Path(config.__file__).with_name("transformers.toml")
+
+
+@pytest.fixture
+def transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CASES_OF_RUN, str(TRANSFORMERS_FILE))
+
+
+@pytest.mark.usefixtures("transformers")
+@pytest.mark.parametrize("case", TRANSFORMERS.cases, ids=lambda case: case.name)
+def test_a_case_of_transformers_is_a_file_for_its_ranks_and_a_job_for_the_simulator(case: Case, tmp_path: Path) -> None:
+    shape = TRANSFORMERS.shapes[case.shape]
+    document = json.loads(config.written(case, ASSETS, tmp_path, steps=12).read_text())
+    assert Case(**document["case"]) == case
+    assert Shape(**document["shape"]) == shape
+    found = failed(1, case, shape, "not run", Machine())
+    job = job_of({name: str(value) for name, value in found.items()})
+    assert (job.stack.name, job.layout.dp, job.layout.zero) == ("transformers", case.ddp, 0)
+    assert job.model.qk_norm is (shape.model != "")
+    assert job.training.precision == ("bf16" if case.dtype == "float32" else "bf16-pure")
+    assert job.training.recompute == case.recompute
+
+
+@pytest.mark.usefixtures("transformers")
+def test_a_measured_row_of_transformers_is_a_shipped_case() -> None:
+    by_name = {case.name: case for case in TRANSFORMERS.cases}
+    for found in read_rows(PROFILE / "transformers" / "step_times.csv"):
+        case = by_name[found["cite"].split()[1]]
+        assert int(found["id"][-4:]) == TRANSFORMERS.cases.index(case) + 1
+        assert found["memory_gb"] == found["memory_active_gb"]
+        inputs = failed(1, case, TRANSFORMERS.shapes[case.shape], "", Machine())
+        stated = ("layers", "dp", "global_batch", "micro_batch", "recompute", "precision", "qk_norm")
+        assert {key: found[key] for key in stated} == {key: str(inputs[key]) for key in stated}
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        ({"tp": 2}, "on one GPU or under DDP alone"),
+        ({"fsdp": 2}, "on one GPU or under DDP alone"),
+        ({"compile": True}, "other trainers'"),
+        ({"recompute": "op"}, "recompute 'op'; known: none, full"),
+        ({"float8": "tensorwise"}, "float8 'tensorwise'; known: none"),
+    ],
+)
+def test_a_case_that_transformers_does_not_run_here_is_refused(words: dict[str, object], fault: str) -> None:
+    shape = {"layers": 2, "hidden": 512, "ffn": 1536, "heads": 8, "kv_heads": 4}
+    case = {"name": "one", "shape": "some", "seq_len": 128, "batch": 1} | words
+    with pytest.raises(ValueError, match=re.escape(fault)):
+        parsed({"framework": "transformers", "shapes": {"some": shape}, "case": [case]})

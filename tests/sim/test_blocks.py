@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.blocks import BlockTime, Launches, block_tasks, counting_s, gpu_s, host_s, play_block, segment_s
-from workloads.graph import COMPUTE, HIDDEN, Block, Segment, Work
+from workloads.graph import COMPUTE, HIDDEN, LAYER, Block, Segment, Work
 from workloads.ops import Collective, Gemm, Op, Pointwise, Transfer
 from workloads.stack import Host
 
@@ -329,3 +329,12 @@ def test_the_gpu_waits_for_a_host_that_goes_through_tensors_by_hand():
     host = Host(launch_s={"eager": 1.0}, message_s={"eager": 0.0}, tensor_s=0.5)
     time = played(replace(block((kernel(4),)), tensors=10.0), host)
     assert (time.gpu_s, time.seconds, time.launch_s) == (9.0, 9.0, 5.0)
+
+
+def test_a_chain_of_kernels_takes_further_launches_where_python_makes_them() -> None:
+    norm = Pointwise(op="rms_norm_eager", rows=8, cols=8, dtype="bf16")
+    layer = replace(block((Work(norm),)), name=LAYER)
+    costs = Host(launch_s={"eager": 1.0, "compile": 1.0}, chain_s=0.1)
+    eager = Launches(costs=costs, execution="eager", recompute="none").kernel_s(layer, norm)
+    assert eager == pytest.approx(1.0 + 0.1 * (norm.kernels - 1))
+    assert Launches(costs=costs, execution="compile", recompute="none").kernel_s(layer, norm) == 1.0

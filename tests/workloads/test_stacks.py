@@ -13,6 +13,7 @@ from sim.catalog import STACKS, stack, stacks
 from tests.conftest import GPT, LLAMA, make_job
 from workloads.build import build
 from workloads.catalog import models
+from workloads.errors import WorkloadError
 from workloads.graph import leaf_ops, verify
 from workloads.layout import recompute_fault
 from workloads.ops import Attention, Pointwise, traffic_table
@@ -243,3 +244,10 @@ def test_recipes_of_experts_are_of_models_and_precisions_that_there_are(name):
         assert set(recipe.models) <= set(models())
         assert set(recipe.devices) <= set(hardware.devices())
         assert set(recipe.precisions) <= set(PRECISIONS)
+
+
+def test_transformers_is_not_simulated_compiled_where_its_attention_is_another():
+    assert not stack("transformers").compiled
+    job = replace(make_job(LLAMA, "transformers"), execution="compile")
+    with pytest.raises(WorkloadError, match="no execution of transformers 'compile'"):
+        job.shard()
