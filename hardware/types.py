@@ -34,6 +34,7 @@ class Architecture:
         tensor_share: of the peak of a dtype, reached in the main loop of a GEMM at full clock.
         libraries: release of the library of GEMMs -> rate of its main loop in 16 bits, of that of `tensor_share`.
         vector_share: likewise for kernels on the vector units.
+        issue_share: of the bytes that an SM of an H200 gets through in a clock where instructions bound a kernel.
         hbm_share: of the memory bandwidth, reached by streaming kernels.
         l2_bytes_per_clock: from L2 into one SM, at the boost clock, multicast counted as if it were read.
         kernel_s: fixed time of a kernel on the device, its first loads and last stores; no host time.
@@ -48,6 +49,8 @@ class Architecture:
         split_accumulator_share: of the main loop's rate in 8 bits that is left where products are added up outside of
             the tensor cores every few steps.
         sustained_clock: clock of the reference part in a long run of large GEMMs, relative to a burst.
+        vector_draw: power of a GEMM on the vector units at full clock, beyond that of a GPU that waits, relative to the
+            power limit of the reference part.
         throttle_s: length of a GEMM at which a benchmark's short loop has lost half of that clock.
         joules_per_flop: power limit over 16-bit tensor peak of the reference part; less clocks lower.
         attention_share: kernel name -> (forward, backward) share of the tensor peak, long sequences.
@@ -89,6 +92,8 @@ class Architecture:
     attention_softmax: Mapping[str, tuple[NonNegative, NonNegative]] = field(default_factory=dict)
     split_accumulator_share: Share = 1.0
     addend_hidden: Part = 0.0
+    vector_draw: NonNegative = 0.65  # an H200's
+    issue_share: Share = 1.0
     libraries: Mapping[str, Share] = field(default_factory=dict)
 
     def with_library(self, release: str) -> "Architecture":

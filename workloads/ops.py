@@ -130,6 +130,8 @@ class Traffic(NamedTuple):
     bytes: float  # further bytes: masks, fp32 copies, indices
     flops: float
     per_clock: float  # bytes that one SM gets through in a clock, at most
+    by_element: bool  # that is of 16-bit elements, and wider ones take as long
+    short_per_clock: float  # per_clock of the kernel for rows of SHORT_ROW elements at most
     share: float  # of the memory rate that streaming kernels reach
     kernels: float  # that it takes, one after the other
     row_clocks: float  # that one SM spends on a row at least
@@ -138,6 +140,9 @@ class Traffic(NamedTuple):
     other_per_clock: float  # per_clock of the kernel for all other lengths
     turned: float  # of the bytes, those of a transposed copy in 8 bits
 
+
+# Elements that PyTorch's softmax keeps in the registers of one warp at most.
+SHORT_ROW = 1024
 
 # Of a kernel that does nothing but load and store: more than any memory delivers.
 STREAMING_PER_CLOCK = 40.0
@@ -153,6 +158,8 @@ def traffic_table() -> dict[tuple[str, str], Traffic]:
             bytes=row.get("bytes", 0.0),
             flops=row.get("flops", 0.0),
             per_clock=row.get("per_clock", STREAMING_PER_CLOCK),
+            by_element=row.get("by_element", False),
+            short_per_clock=row.get("short_per_clock") or row.get("per_clock", STREAMING_PER_CLOCK),
             share=row.get("share", 1.0),
             kernels=row.get("kernels", 1.0),
             row_clocks=row.get("row_clocks", 0.0),
@@ -204,7 +211,9 @@ class Pointwise:
         """That one SM gets through, where the kernel's instructions bound it."""
         traffic = traffic_table()[self.op, self.direction]
         served = not traffic.lengths or self.cols in traffic.lengths
-        return traffic.per_clock if served else traffic.other_per_clock
+        usual = traffic.short_per_clock if self.cols <= SHORT_ROW else traffic.per_clock
+        per_clock = usual if served else traffic.other_per_clock
+        return per_clock * DTYPE_BYTES[self.dtype] / DTYPE_BYTES["bf16"] if traffic.by_element else per_clock
 
     @property
     def memory_share(self) -> float:

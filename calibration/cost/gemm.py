@@ -6,6 +6,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from calibration.cost.power import long_clock
 from calibration.cost.rates import (
     Floats,
     hbm_bytes_per_s,
@@ -13,7 +14,6 @@ from calibration.cost.rates import (
     main_loop_share,
     overlapped,
     peak_flops_per_s,
-    sustained_clock,
 )
 from hardware.types import Device
 from workloads.ops import DTYPE_BYTES, Gemm
@@ -57,9 +57,10 @@ class Problems(NamedTuple):
     added_bytes: Floats  # an element of C that the product is added to; 0 where C is only written
     ragged: Floats  # 1 where the m of the batch entries differ, else 0
     flops_per_s: Floats  # in the main loop, of the device
+    long_clock: Floats  # in a long run, relative to a burst
     a_per_s: Floats  # bytes of A into one SM
     b_per_s: Floats
-    stored_s: Floats  # of an element of C that an SM stores in narrow pieces; 0 where rows are aligned
+    stored_s: Floats  # of an element of C that an SM stores behind its main loop: in narrow pieces, or on vector units
 
     @classmethod
     def of(cls, ops: Sequence[Gemm], device: Device) -> Self:
@@ -67,10 +68,13 @@ class Problems(NamedTuple):
         rate = {
             kind: _main_loop_flops_per_s(device, *kind) for kind in {(op.dtype, op.split_accumulator) for op in ops}
         }
+        clocks = {dtype: long_clock(device, dtype) for dtype in {op.dtype for op in ops}}
         _check_outputs(ops)
         batch, m, n, k = np.array([(op.batch, op.m, op.n, op.k) for op in ops], dtype=np.float64).T
         element_bytes = np.array([DTYPE_BYTES[op.dtype] for op in ops])
         c_element_bytes = np.array([DTYPE_BYTES[op.out_dtype] * (2 if op.accumulate else 1) for op in ops])
+        per_sm = hbm_bytes_per_s(device) / device.sm_count
+        vector = np.array([op.dtype not in device.tensor_flops_per_s for op in ops])
         narrow_per_s = np.array([_narrow_bytes_per_s(op, device) for op in ops])
         return cls(
             batch=batch,
@@ -84,9 +88,10 @@ class Problems(NamedTuple):
             added_bytes=np.array([DTYPE_BYTES[op.out_dtype] if op.accumulate else 0.0 for op in ops]),
             ragged=np.array([op.grouped and op.layout != "nt" for op in ops], dtype=np.float64),
             flops_per_s=np.array([rate[op.dtype, op.split_accumulator] for op in ops]),
+            long_clock=np.array([clocks[op.dtype] for op in ops]),
             a_per_s=np.minimum(narrow_per_s, [_operand_bytes_per_s(op, device, ("nt",)) for op in ops]),
             b_per_s=np.minimum(narrow_per_s, [_operand_bytes_per_s(op, device, ("nt", "nn")) for op in ops]),
-            stored_s=element_bytes / narrow_per_s,
+            stored_s=element_bytes / narrow_per_s + np.where(vector, c_element_bytes / per_sm, 0.0),
         )
 
     def part(self, part: slice) -> "Problems":
@@ -145,7 +150,7 @@ def _operand_bytes_per_s(op: Gemm, device: Device, turned: Sequence[str]) -> flo
 
 def _clocked_s(problems: Problems, device: Device, clock: Floats) -> Floats:
     """As a benchmark sees it, long GEMMs part of the way to the clock of a long run; then slowed to `clock`."""
-    stretches = [np.array(1.0), np.array(1 / sustained_clock(device))]
+    stretches = [np.array(1.0), 1 / problems.long_clock]
     if (clock == 1.0).all():
         full_s, slow_s = _best_s(problems, device, stretches)
         clocked_s = full_s
@@ -203,7 +208,7 @@ def _tile_parts(p: Problems, device: Device, choices: Choices) -> tuple[Floats, 
 
 
 def _stored_s(p: Problems, choices: Choices) -> Floats:
-    """Of one output tile on one SM: to store it in narrow pieces, behind the main loop."""
+    """Of one output tile on one SM: to store it behind the main loop."""
     seconds: Floats = np.minimum(choices.tile_m, p.m) * np.minimum(choices.tile_n, p.n) * p.stored_s
     return seconds
 

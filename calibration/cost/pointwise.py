@@ -25,7 +25,7 @@ def pointwise_s(ops: Sequence[Pointwise], device: Device) -> Floats:
         kernels = np.where(moved_bytes > 0, kernels, 0.0)
     busy_sms = np.clip(np.ceil(moved_bytes / CTA_BYTES), 1, device.sm_count)
     memory_s = moved_bytes / (hbm_bytes_per_s(device) * share)
-    issue_s = moved_bytes / (busy_sms * per_clock * device.boost_clock_hz)
+    issue_s = moved_bytes / (busy_sms * per_clock * device.architecture.issue_share * device.boost_clock_hz)
     compute_s = flops / vector_peak_flops_per_s(device)
     rows_s = row_clocks / (device.sm_count * device.boost_clock_hz)
     slowest_s = np.maximum.reduce([memory_s, issue_s, rows_s, compute_s])

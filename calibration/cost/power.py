@@ -5,18 +5,25 @@ from statistics import NormalDist
 
 import numpy as np
 
-from calibration.cost.rates import Floats, hbm_bytes_per_s, main_loop_share, peak_flops_per_s, power_clock
+from calibration.cost.rates import (
+    Floats,
+    hbm_bytes_per_s,
+    main_loop_share,
+    peak_flops_per_s,
+    power_clock,
+    sustained_clock,
+)
 from hardware.types import Device
 from workloads.ops import Attention, ComputeOp, Gemm, Pointwise
 
 # Power at full clock over the power limit of the reference part: of a GPU that waits, and what a kernel adds that keeps
-# its units busy: memory-bound ones, fp32 on the vector units, the exponentials of attention. In long runs on an H200 of
-# 700 W copies drew 577 to 629 W, softmax 583 W, fp32 GEMMs 700 W, all at full clock; FlashAttention-2 at 0.36 of the
-# tensor peak just held it; cuDNN attention at 0.70 ran 0.86 and GEMMs at 0.80 ran 0.84 times as fast as in a burst.
-# Attention's exponentials, for all else that a kernel draws: median of eight long runs, 0.07 to 0.47.
+# its units busy: memory-bound ones, the exponentials of attention (fp32 on the vector units: `vector_draw`). In long
+# runs on an H200 of 700 W copies drew 577 to 629 W, softmax 583 W, fp32 GEMMs 700 W, all at full clock;
+# FlashAttention-2 at 0.36 of the tensor peak just held it; cuDNN attention at 0.70 ran 0.86 and GEMMs at 0.80 ran 0.84
+# times as fast as in a burst. Attention's exponentials, for all else that a kernel draws: median of eight long runs,
+# 0.07 to 0.47.
 STATIC_DRAW = 0.35
 MEMORY_DRAW = 0.5
-VECTOR_DRAW = 0.65
 EXPONENTIAL_DRAW = 0.2
 
 # Clocks of equal GPUs at their power limit, one standard deviation: parts differ in leakage, coolers in temperature. On
@@ -31,11 +38,14 @@ HELD_SHARE = 0.985
 def draws(ops: Sequence[ComputeOp], seconds: Floats, device: Device) -> Floats:
     """Power of each op at full clock, relative to the limit of the architecture's reference part."""
     spent = np.maximum(seconds, np.finfo(np.float64).tiny)  # a made-up price may be zero
-    tensor = np.minimum(np.array([_tensor_use(op, device) for op in ops]) / spent, 1.0)
+    used = np.minimum(np.array([_use(op, device) for op in ops]) / spent, 1.0)
     memory = np.minimum(np.array([op.bytes for op in ops]) / (hbm_bytes_per_s(device) * spent), 1.0)
     memory = np.where([isinstance(op, Pointwise) for op in ops], 1.0, memory)
-    others = np.array([_other_draw(op, device) for op in ops])
-    drawn: Floats = STATIC_DRAW + tensor_draw(device) * tensor + MEMORY_DRAW * memory + others
+    units = np.array(
+        [device.architecture.vector_draw if _on_vector_units(op, device) else tensor_draw(device) for op in ops]
+    )
+    others = np.array([EXPONENTIAL_DRAW if isinstance(op, Attention) else 0.0 for op in ops])
+    drawn: Floats = STATIC_DRAW + units * used + MEMORY_DRAW * memory + others
     return drawn
 
 
@@ -50,6 +60,14 @@ def tensor_draw(device: Device) -> float:
     """What the main loop of a large GEMM adds; `sustained_clock` is the clock that it leaves the reference part."""
     draw: float = device.architecture.sustained_clock**-2 - STATIC_DRAW
     return draw
+
+
+def long_clock(device: Device, dtype: str) -> float:
+    """Clock in a long run of large GEMMs, relative to a burst: of the tensor cores, or the vector units without one."""
+    if dtype in device.tensor_flops_per_s:
+        return sustained_clock(device)
+    draw = STATIC_DRAW + device.architecture.vector_draw
+    return float(min(power_clock(device) / np.sqrt(draw), 1.0))
 
 
 def clock(draw: Floats, device: Device, gpus: int = 1) -> Floats:
@@ -67,14 +85,12 @@ def _largest_of(count: int) -> float:
     return NormalDist().inv_cdf((count - 0.375) / (count + 0.25))
 
 
-def _other_draw(op: ComputeOp, device: Device) -> float:
-    if isinstance(op, Attention):
-        return EXPONENTIAL_DRAW
-    return VECTOR_DRAW if isinstance(op, Gemm) and op.dtype not in device.tensor_flops_per_s else 0.0
+def _on_vector_units(op: ComputeOp, device: Device) -> bool:
+    return isinstance(op, Gemm) and op.dtype not in device.tensor_flops_per_s
 
 
-def _tensor_use(op: ComputeOp, device: Device) -> float:
-    """Seconds that the tensor cores would need for the op in a main loop."""
-    if not isinstance(op, Gemm | Attention) or op.dtype not in device.tensor_flops_per_s:
-        return 0.0
-    return op.flops / (peak_flops_per_s(device, op.dtype) * main_loop_share(device, op.dtype))
+def _use(op: ComputeOp, device: Device) -> float:
+    """Seconds that the units of an op's products would need for it in a main loop."""
+    if _on_vector_units(op, device) or (isinstance(op, Gemm | Attention) and op.dtype in device.tensor_flops_per_s):
+        return op.flops / (peak_flops_per_s(device, op.dtype) * main_loop_share(device, op.dtype))
+    return 0.0

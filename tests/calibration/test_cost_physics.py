@@ -368,6 +368,70 @@ def test_large_squares_of_other_gpus_agree(name: str, dtype: str, measured: tupl
 
 
 @pytest.mark.parametrize(
+    ("name", "measured"),
+    [("v100-pcie-32g", 13.27), ("a100-pcie-40g", 16.86), ("l4", 12.99), ("h100-sxm", 49.22), ("mi100", 33.06)],
+)
+def test_a_large_fp32_product_agrees(name: str, measured: float) -> None:
+    """TFLOP/s of the first GEMM of a layer (sitar-lab/NeuSight, scripts/asplos/label, gpt3_xl-inf-2048-2)."""
+    gemm = Gemm(m=4096, n=9216, k=3072, dtype="fp32", out_dtype="fp32")
+    assert gemm.flops / price_s(gemm, catalog.device(name), TRAINING) / 1e12 == pytest.approx(measured, rel=0.08)
+
+
+@pytest.mark.parametrize(
+    ("name", "measured"), [("v100-pcie-32g", 0.346), ("h100-sxm", 0.0974), ("mi100", 0.282), ("l4", 1.175)]
+)
+def test_a_softmax_of_fp32_scores_agrees(name: str, measured: float) -> None:
+    """Milliseconds of 65,536 rows of 512 (sitar-lab/NeuSight, scripts/asplos/label, bert_large-train-512-8)."""
+    softmax = Pointwise(op="softmax", rows=65_536, cols=512, dtype="fp32")
+    assert price_s(softmax, catalog.device(name), BURST) * 1e3 == pytest.approx(measured, rel=0.1)
+
+
+def test_a_burst_of_fp32_keeps_its_clock_where_the_vector_units_draw_little() -> None:
+    a100 = catalog.device("a100-pcie-40g")
+    gemm = Gemm(m=8192, n=8192, k=8192, dtype="fp32", out_dtype="fp32")
+    assert price_s(gemm, a100, TRAINING) == pytest.approx(price_s(gemm, a100, BURST), rel=0.01)
+    hot = replace(a100, architecture=replace(a100.architecture, vector_draw=1.5))
+    assert price_s(gemm, hot, TRAINING) > 1.2 * price_s(gemm, hot, BURST) > 1.2 * price_s(gemm, a100, BURST)
+
+
+@pytest.mark.parametrize(("shape", "measured"), [((64, 1024, 1024, 64), 0.271), ((48, 2048, 2048, 128), 1.25)])
+def test_vector_units_store_a_product_behind_its_main_loop(shape: tuple[int, ...], measured: float) -> None:
+    """Milliseconds of PyTorch 2.11 on an H200; scores of attention in fp32, of which little is multiplied."""
+    batch, m, n, k = shape
+    gemm = Gemm(batch=batch, m=m, n=n, k=k, dtype="fp32", out_dtype="fp32")
+    assert price_s(gemm, catalog.device("h200-sxm"), BURST) * 1e3 == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("direction", "cols", "dtype", "measured"),
+    [
+        ("fwd", 512, "bf16", 2440),
+        ("fwd", 1024, "bf16", 2595),
+        ("fwd", 4096, "bf16", 1286),
+        ("fwd", 4096, "fp32", 2570),
+        ("bwd", 2048, "bf16", 2152),
+        ("bwd", 2048, "fp32", 2162),
+    ],
+)
+def test_rows_of_a_softmax_take_their_time_by_elements_forward_and_by_bytes_backward(
+    direction: Direction, cols: int, dtype: str, measured: float
+) -> None:
+    """GB/s of PyTorch 2.11 on an H200."""
+    softmax = Pointwise(op="softmax", rows=2**26 // cols, cols=cols, dtype=dtype, direction=direction)
+    assert softmax.bytes / price_s(softmax, catalog.device("h200-sxm"), BURST) / 1e9 == pytest.approx(
+        measured, rel=0.16
+    )
+
+
+def test_instructions_take_longer_on_sms_that_issue_less() -> None:
+    v100 = catalog.device("v100-sxm2-16g")
+    softmax = Pointwise(op="softmax", rows=65_536, cols=4096, dtype="fp16")
+    full = replace(v100, architecture=replace(v100.architecture, issue_share=1.0))
+    share = v100.architecture.issue_share
+    assert price_s(softmax, full, BURST) == pytest.approx(share * price_s(softmax, v100, BURST), rel=0.01)
+
+
+@pytest.mark.parametrize(
     ("direction", "products", "measured"), [("fwd", 2, (0.37, 0.39, 0.358)), ("bwd", 5, (0.25, 0.252, 0.243))]
 )
 def test_attention_by_triton_agrees_with_its_own_benchmarks(
