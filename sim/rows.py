@@ -124,7 +124,8 @@ def _stated(row: Row, open_inputs: frozenset[str]) -> Job:
 def _with_the_usual(row: Row, stated: Job, open_inputs: frozenset[str]) -> Job:
     """With what is usual where the row leaves it open; of a tuned recipe that is not given, the usual of recipes."""
     tuned, ran = "recompute" in open_inputs, _date(row)
-    job = exchanged(stated, ran, mode=not row.get("expert_mode"), overlap=tuned and not row.get("expert_overlap"))
+    mode, overlap = not row.get("expert_mode"), not row.get("expert_overlap")
+    job = exchanged(stated, ran, mode=mode, overlap=overlap, recipe=tuned)
     says_so = _named_schedule(row, job.layout.pp) == "interleaved"
     if not row.get("vp") and (says_so or tuned):
         job = interleaved(job, named=says_so)

@@ -9,6 +9,7 @@ from math import ceil
 from typing import Any
 
 from hardware.types import Cluster, Device
+from sim.catalog import stack
 from sim.cells import SkippedRowError
 from sim.job import Job
 from sim.memory import peak_memory
@@ -89,8 +90,10 @@ def interleaved(job: Job, *, named: bool) -> Job:
     return found
 
 
-def exchanged(job: Job, ran: date | None, *, mode: bool, overlap: bool) -> Job:
-    """With rows of experts exchanged as recipes of the day have it: the `mode`, and the `overlap` where the job can.
+def exchanged(job: Job, ran: date | None, *, mode: bool, overlap: bool, recipe: bool) -> Job:
+    """With experts as recipes of the day have them: the `mode`, and more of a `recipe` that is not given.
+
+    That is the `overlap` of exchanges where the job can, and the kernels of experts.
 
     Experts that are spread over nodes and come in groups, so that few nodes have those of a token, send each row once
     in any case: such a router is made for it (DeepSeek-AI, arXiv:2412.19437, 2.1.2).
@@ -99,13 +102,16 @@ def exchanged(job: Job, ran: date | None, *, mode: bool, overlap: bool) -> Job:
     grouped = job.model.expert_groups > 1 and _spread(job) == "nodes"
     if mode:
         job = _laid_out(job, expert_mode="deduplicated" if grouped else usual.mode)
+    if recipe and usual.kernels_of:
+        other = stack(usual.kernels_of)
+        job = replace(job, stack=replace(job.stack, name=other.name, kernels=other.kernels))
     beside = _laid_out(job, expert_overlap=True)
-    return beside if overlap and usual.overlap and _goes(beside) else job
+    return beside if recipe and overlap and usual.overlap and _goes(beside) else job
 
 
 def _of_recipes(job: Job, ran: date | None) -> ExpertRecipe:
     """What the recipes of its stack that apply say of each key, the last one counting; nothing of an unknown day."""
-    said: dict[str, Any] = {"mode": "all_to_all", "overlap": False, "graphs": None}
+    said: dict[str, Any] = {"mode": "all_to_all", "overlap": False, "graphs": None, "kernels_of": None}
     names, device, precision = names_of(job.model), job.cluster.device.name, job.training.precision
     for recipe in job.stack.recipes.experts if job.layout.ep > 1 else ():
         if ran and recipe.applies(names, device, precision, _spread(job), ran):

@@ -224,6 +224,7 @@ class ExpertRecipe:
     mode: ExpertMode | None = None  # None: it does not say
     overlap: bool | None = None  # beside the computation of another pass
     graphs: bool | None = None
+    kernels_of: str | None = None  # the stack whose kernels they are
 
     def applies(self, names: Collection[str], device: str, precision: str, spread: Spread, day: date) -> bool:
         """Whether it is that of a model, under any of its names, on a device on a day."""

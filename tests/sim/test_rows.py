@@ -360,6 +360,17 @@ def test_graphs_are_taken_outside_of_racks_where_recipes_of_the_model_have_them(
     assert job(**DEEPSEEK | MIXED | NODE | {"date": "2026-04"}).execution == ""
 
 
+@pytest.mark.parametrize(("day", "name"), [("2026-05", "megatron-bridge"), ("2026-06", "megatron-bridge-fused")])
+def test_experts_have_their_activation_in_their_gemms_since_recipes_have_it(day, name):
+    cells = DEEPSEEK | MIXED | RACK | {"date": day, "overlap": "no DP overlap"}
+    found = described(ROW | cells)
+    assert found.job.stack.name == name
+    assert f"stack = {name}" in found.assumed
+    assert found.job.stack.kernels == stack(name).kernels
+    assert not found.job.stack.overlap.parameters  # what its words say stays
+    assert job(**cells | {"recompute": "none", "missing_inputs": ""}).stack.name == "megatron-core"
+
+
 def test_words_on_overlap_hold_for_the_stack_of_a_recipe_too():
     assert not job(**DEEPSEEK, overlap="no DP overlap").stack.overlap.parameters
     assert job(**DEEPSEEK).stack.overlap.parameters

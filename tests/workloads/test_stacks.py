@@ -244,6 +244,7 @@ def test_recipes_of_experts_are_of_models_and_precisions_that_there_are(name):
         assert set(recipe.models) <= set(models())
         assert set(recipe.devices) <= set(hardware.devices())
         assert set(recipe.precisions) <= set(PRECISIONS)
+        assert recipe.kernels_of in (None, *stacks())
 
 
 def test_transformers_is_not_simulated_compiled_where_its_attention_is_another():
