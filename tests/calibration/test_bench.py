@@ -25,7 +25,7 @@ NOT_CAPTURED = {
     *("quantize_blocks", "quantize_blocks_both", "quantize_dynamic", "transpose_fp8"),
     *("topk_te", "row_map_te", "permute_te", "chunk_map_te", "sort_te", "unpermute_te", "weighted_swiglu"),
     *("mla_rope_queries", "mla_rope_keys", "layer_norm_kept", "causal_softmax_dropout"),
-    *("row_bias_fp32", "sink_gradient"),
+    *("row_bias_fp32", "sink_gradient", "activation_in_gemm"),
 }
 
 
