@@ -9,7 +9,7 @@ from calibration.cost.learned_features import group_of
 from calibration.cost.learned_kriging import Covariance
 from calibration.cost.learned_training import Sample, fitted, predicted, training_rows
 from calibration.cost.physics import Physics
-from calibration.cost.rates import Floats
+from calibration.cost.rates import Floats, on_vector_units
 from calibration.profile import LEAST_DRAW, MOST_DRAW
 from workloads.ops import Gemm
 
@@ -39,7 +39,7 @@ def measured_draw(bursts: Sequence[Sample], long_runs: Sequence[Sample], setting
 
 
 def _on_tensor_cores(sample: Sample) -> bool:
-    return isinstance(sample.op, Gemm) and sample.op.dtype in sample.device.tensor_flops_per_s
+    return isinstance(sample.op, Gemm) and not on_vector_units(sample.device, sample.op.dtype)
 
 
 def _some(bursts: Sequence[Sample]) -> Sequence[Sample]:

@@ -83,10 +83,9 @@ def read_like(
     theirs = read_like(other, what, folder, own, (*above, path))
     tables = {key: value for key, value in theirs.items() if key not in own}
     for key, value in said.items():
-        both = (
-            isinstance(value, dict) and value and isinstance(tables.get(key), dict)
-        )  # an empty one takes nothing over
-        tables[key] = {**tables[key], **value} if both else value
+        # An empty table takes nothing over.
+        joined = isinstance(value, dict) and value and isinstance(tables.get(key), dict)
+        tables[key] = {**tables[key], **value} if joined else value
     return tables
 
 

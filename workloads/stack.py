@@ -247,9 +247,8 @@ class Recipes:
     interleaves: bool = False  # one layer to each chunk of a pipeline
     # Where CUDA graphs are taken, if the stack has them: wherever it runs, or in racks of one NVLink domain
     graphs: Literal["all", "racks"] = "all"
-    experts: tuple[
-        ExpertRecipe, ...
-    ] = ()  # how experts exchange rows: of each key the last one that applies and says it
+    # How experts exchange rows: of each key the last one that applies and says it
+    experts: tuple[ExpertRecipe, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

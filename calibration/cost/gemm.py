@@ -12,6 +12,7 @@ from calibration.cost.rates import (
     hbm_bytes_per_s,
     l2_bytes_per_s,
     main_loop_share,
+    on_vector_units,
     overlapped,
     peak_flops_per_s,
 )
@@ -74,7 +75,7 @@ class Problems(NamedTuple):
         element_bytes = np.array([DTYPE_BYTES[op.dtype] for op in ops])
         c_element_bytes = np.array([DTYPE_BYTES[op.out_dtype] * (2 if op.accumulate else 1) for op in ops])
         per_sm = hbm_bytes_per_s(device) / device.sm_count
-        vector = np.array([op.dtype not in device.tensor_flops_per_s for op in ops])
+        vector = np.array([on_vector_units(device, op.dtype) for op in ops])
         narrow_per_s = np.array([_narrow_bytes_per_s(op, device) for op in ops])
         return cls(
             batch=batch,
@@ -131,7 +132,7 @@ def _narrow_bytes_per_s(op: Gemm, device: Device) -> float:
     """
     element = DTYPE_BYTES[op.dtype] * 2 // 1 / 2  # scales lie in a tensor of their own
     lengths = [element * length for length in ((op.m if op.layout == "nt" else op.k), op.n)]
-    if op.dtype not in device.tensor_flops_per_s or all(length % ALIGNMENT_BYTES == 0 for length in lengths):
+    if on_vector_units(device, op.dtype) or all(length % ALIGNMENT_BYTES == 0 for length in lengths):
         return math.inf
     piece_bytes = WORD_BYTES if all(length % WORD_BYTES == 0 for length in lengths) else element
     return device.architecture.narrow_per_clock * piece_bytes * device.boost_clock_hz
@@ -142,7 +143,7 @@ def _operand_bytes_per_s(op: Gemm, device: Device, turned: Sequence[str]) -> flo
 
     Tensor cores take that as it is in 16 bits (ldmatrix transposes); wider elements have to be turned.
     """
-    wide = DTYPE_BYTES[op.dtype] > TURNING_BYTES and op.dtype in device.tensor_flops_per_s
+    wide = DTYPE_BYTES[op.dtype] > TURNING_BYTES and not on_vector_units(device, op.dtype)
     if wide and op.layout in turned:
         return device.architecture.turned_bytes_per_clock * device.boost_clock_hz
     return l2_bytes_per_s(device)

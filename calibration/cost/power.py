@@ -9,6 +9,7 @@ from calibration.cost.rates import (
     Floats,
     hbm_bytes_per_s,
     main_loop_share,
+    on_vector_units,
     peak_flops_per_s,
     power_clock,
     sustained_clock,
@@ -42,7 +43,12 @@ def draws(ops: Sequence[ComputeOp], seconds: Floats, device: Device) -> Floats:
     memory = np.minimum(np.array([op.bytes for op in ops]) / (hbm_bytes_per_s(device) * spent), 1.0)
     memory = np.where([isinstance(op, Pointwise) for op in ops], 1.0, memory)
     units = np.array(
-        [device.architecture.vector_draw if _on_vector_units(op, device) else tensor_draw(device) for op in ops]
+        [
+            device.architecture.vector_draw
+            if isinstance(op, Gemm) and on_vector_units(device, op.dtype)
+            else tensor_draw(device)
+            for op in ops
+        ]
     )
     others = np.array([EXPONENTIAL_DRAW if isinstance(op, Attention) else 0.0 for op in ops])
     drawn: Floats = STATIC_DRAW + units * used + MEMORY_DRAW * memory + others
@@ -64,10 +70,9 @@ def tensor_draw(device: Device) -> float:
 
 def long_clock(device: Device, dtype: str) -> float:
     """Clock in a long run of large GEMMs, relative to a burst: of the tensor cores, or the vector units without one."""
-    if dtype in device.tensor_flops_per_s:
-        return sustained_clock(device)
-    draw = STATIC_DRAW + device.architecture.vector_draw
-    return float(min(power_clock(device) / np.sqrt(draw), 1.0))
+    if on_vector_units(device, dtype):
+        return float(clock(np.array(STATIC_DRAW + device.architecture.vector_draw), device))
+    return sustained_clock(device)
 
 
 def clock(draw: Floats, device: Device, gpus: int = 1) -> Floats:
@@ -85,12 +90,8 @@ def _largest_of(count: int) -> float:
     return NormalDist().inv_cdf((count - 0.375) / (count + 0.25))
 
 
-def _on_vector_units(op: ComputeOp, device: Device) -> bool:
-    return isinstance(op, Gemm) and op.dtype not in device.tensor_flops_per_s
-
-
 def _use(op: ComputeOp, device: Device) -> float:
     """Seconds that the units of an op's products would need for it in a main loop."""
-    if _on_vector_units(op, device) or (isinstance(op, Gemm | Attention) and op.dtype in device.tensor_flops_per_s):
+    if isinstance(op, Gemm) or (isinstance(op, Attention) and not on_vector_units(device, op.dtype)):
         return op.flops / (peak_flops_per_s(device, op.dtype) * main_loop_share(device, op.dtype))
     return 0.0

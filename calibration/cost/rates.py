@@ -25,10 +25,15 @@ def peak_flops_per_s(device: Device, dtype: str) -> float:
     raise ValueError(f"{device.name}: no dtype {dtype!r}; known: {', '.join(known)}")
 
 
+def on_vector_units(device: Device, dtype: str) -> bool:
+    """Whether matrix products of `dtype` run on the vector units, as the tensor cores do not take it."""
+    return dtype not in device.tensor_flops_per_s
+
+
 def main_loop_share(device: Device, dtype: str) -> float:
     """Of the peak, in the main loop of a GEMM; an unlisted dtype does as the worst one listed."""
     architecture = device.architecture
-    if dtype not in device.tensor_flops_per_s:
+    if on_vector_units(device, dtype):
         return architecture.vector_share
     return architecture.tensor_share.get(dtype, min(architecture.tensor_share.values()))
 

@@ -15,8 +15,8 @@ VOCAB = 128256
 CASES = "STEPTIME_CASES"
 TORCHTITAN = "torchtitan"
 MEGATRON = "megatron"
-SELECTIVE = "selective:"  # and modules, joined by a plus sign
 TRANSFORMERS = "transformers"
+SELECTIVE = "selective:"  # and modules, joined by a plus sign
 FLOAT8 = {TORCHTITAN: ("tensorwise", "rowwise"), MEGATRON: ("tensorwise", "delayed"), TRANSFORMERS: ()}
 
 
