@@ -48,6 +48,15 @@ def test_every_job_file_on_a_page_reads_as_a_job(page: Path):
 
 
 @every_page
+def test_every_table_has_a_header_and_as_many_cells_in_each_row(page: Path):
+    prose = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for table in re.findall(r"(?:^\|.*\n)+", prose, re.MULTILINE):
+        rows = [re.split(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", row)) for row in table.splitlines()]
+        assert len(rows) > 2 and {cell.strip(" -:") for cell in rows[1]} == {""}, f"no header above {table[:80]}"
+        assert {len(row) for row in rows} == {len(rows[0])}, f"cells of {table[:80]}"
+
+
+@every_page
 def test_every_subcommand_on_a_page_exists(page: Path):
     known = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     named = re.findall(r"(?:`|^ {4}|output of: )steptime ([a-z-]+)", page.read_text("utf-8"), re.MULTILINE)
